@@ -1,0 +1,162 @@
+"""JSON for the outside (msgspec), Arrow IPC for the inside.
+
+Both are deterministic: equal columns give equal bytes, which the determinism contract rests on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, TypeAlias, TypeVar
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from streams.errors import CodecError
+from streams.records import ARROW_RECORDS, VERSION, ArrowRecord
+
+_OPTIONS = pa.ipc.IpcWriteOptions(compression="lz4")
+_JSON = msgspec.json.Encoder(order="deterministic")
+
+T = TypeVar("T")
+Array: TypeAlias = npt.NDArray[Any]
+Column: TypeAlias = Array | Sequence[Any] | pa.Array
+
+
+@dataclass(frozen=True)
+class Coded:
+    """A text column as codes into its distinct values, for columns that are coded already."""
+
+    codes: Array  # [rows] int
+    values: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A decoded batch: columns by name, as numpy arrays."""
+
+    record: ArrowRecord
+    batch: pa.RecordBatch
+
+    def __len__(self) -> int:
+        return int(self.batch.num_rows)
+
+    def __getitem__(self, name: str) -> Array:
+        """Numbers: [rows]; fixed-size lists: [rows, length]; texts: [rows] object."""
+        column = self._columns[name]
+        kind = column.type
+        if pa.types.is_fixed_size_list(kind):
+            flat = column.flatten().to_numpy(zero_copy_only=False)
+            return flat.reshape(len(self), kind.list_size)  # type: ignore[no-any-return]
+        if pa.types.is_dictionary(kind):
+            codes, values = self.coded(name)
+            return np.asarray(values, dtype=object)[codes] if len(codes) else np.empty(0, dtype=object)
+        return column.to_numpy(zero_copy_only=False)  # type: ignore[no-any-return]
+
+    def coded(self, name: str) -> tuple[Array, list[str]]:
+        """A dictionary column: codes [rows] int32 and the values that they index."""
+        column = self._columns[name]
+        return column.indices.to_numpy(zero_copy_only=False), column.dictionary.to_pylist()
+
+    @cached_property
+    def _columns(self) -> dict[str, pa.Array]:
+        return {name: self.batch.column(i) for i, name in enumerate(self.batch.schema.names)}
+
+
+def encode(record: ArrowRecord, columns: Mapping[str, Column | Coded]) -> bytes:
+    """One Arrow IPC stream with one batch; every column of the record's schema must be given."""
+    missing = set(record.schema.names) ^ set(columns)
+    if missing:
+        raise CodecError(f"{record.name}: columns {sorted(missing)} are missing or unknown; see streams/records.py")
+    arrays = [_array(columns[field.name], field.type) for field in record.schema]
+    return encode_batch(pa.RecordBatch.from_arrays(arrays, schema=record.schema))
+
+
+def encode_batch(batch: pa.RecordBatch) -> bytes:
+    """A batch that carries its record's schema (with its metadata) as an IPC stream."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema, options=_OPTIONS) as writer:
+        writer.write_batch(batch)
+    return sink.getvalue().to_pybytes()  # type: ignore[no-any-return]
+
+
+def decode(value: bytes) -> Rows:
+    """The batch of an inside record. Raises CodecError if it is not one of `ARROW_RECORDS` at this version."""
+    try:
+        with pa.ipc.open_stream(value) as reader:
+            metadata = reader.schema.metadata or {}
+            batch = reader.read_next_batch()
+    except (pa.ArrowInvalid, StopIteration, OSError) as error:
+        raise CodecError(f"not an Arrow record batch ({len(value)} bytes): {error}") from error
+    name = metadata.get(b"record", b"").decode()
+    version = metadata.get(b"version", b"").decode()
+    record = ARROW_RECORDS.get(name)
+    if record is None or version != str(VERSION):
+        raise CodecError(
+            f"Arrow record {name!r} version {version!r} is unknown here (this is version {VERSION}); "
+            "upgrade the readers before the writers"
+        )
+    return Rows(record, batch)
+
+
+def split(record: ArrowRecord, columns: Mapping[str, Column | Coded], max_bytes: int) -> Iterator[bytes]:
+    """Encoded batches, none above `max_bytes` unless one row alone is; rows stay in order."""
+    value = encode(record, columns)
+    if len(value) <= max_bytes:
+        yield value
+        return
+    rows = decode(value).batch
+    yield from _halves(rows, max_bytes)
+
+
+def _halves(batch: pa.RecordBatch, max_bytes: int) -> Iterator[bytes]:
+    # take() compacts what slice() would only point into, dictionaries included on the way out.
+    value = encode_batch(batch)
+    if len(value) <= max_bytes or batch.num_rows == 1:
+        yield value
+        return
+    half = batch.num_rows // 2
+    yield from _halves(_compact(batch, 0, half), max_bytes)
+    yield from _halves(_compact(batch, half, batch.num_rows), max_bytes)
+
+
+def _compact(batch: pa.RecordBatch, start: int, stop: int) -> pa.RecordBatch:
+    part = batch.slice(start, stop - start)
+    arrays = []
+    for column in part.columns:
+        if pa.types.is_dictionary(column.type):
+            column = column.cast(pa.string()).dictionary_encode()
+        arrays.append(column)
+    return pa.RecordBatch.from_arrays(arrays, schema=batch.schema)
+
+
+def _array(column: Column | Coded, kind: pa.DataType) -> pa.Array:
+    if isinstance(column, pa.Array):
+        return column
+    if isinstance(column, Coded):
+        return pa.DictionaryArray.from_arrays(
+            pa.array(np.asarray(column.codes, dtype=np.int32)), pa.array(list(column.values), pa.string())
+        )
+    if pa.types.is_dictionary(kind):
+        values = column.tolist() if isinstance(column, np.ndarray) else list(column)
+        return pa.array(values, pa.string()).dictionary_encode()
+    if pa.types.is_fixed_size_list(kind):
+        flat = np.ascontiguousarray(column, dtype=kind.value_type.to_pandas_dtype()).reshape(-1)
+        return pa.FixedSizeListArray.from_arrays(pa.array(flat), kind.list_size)
+    if pa.types.is_string(kind) or pa.types.is_binary(kind):
+        return pa.array(column.tolist() if isinstance(column, np.ndarray) else list(column), kind)
+    return pa.array(np.asarray(column, dtype=kind.to_pandas_dtype()))
+
+
+def encode_json(record: msgspec.Struct) -> bytes:
+    return _JSON.encode(record)
+
+
+def decode_json(value: bytes, kind: type[T]) -> T:
+    try:
+        return msgspec.json.decode(value, type=kind)
+    except msgspec.DecodeError as error:
+        raise CodecError(f"not a {kind.__name__}: {error}") from error

@@ -1,0 +1,21 @@
+"""The error tree of `streams`: each message names the thing, the value and the way out."""
+
+
+class StreamsError(Exception):
+    """Root of every error that this package raises on purpose."""
+
+
+class CodecError(StreamsError):
+    """A record of an internal topic is not what its topic promises."""
+
+
+class SnapshotError(StreamsError):
+    """A snapshot is missing a part, or a part is not what its manifest says."""
+
+
+class BrokerError(StreamsError):
+    """The broker could not be reached, or refused."""
+
+
+class ConfigurationError(StreamsError):
+    """A setting makes no sense; nothing was started."""

@@ -1,0 +1,48 @@
+"""Counts of a gamma-Poisson mixture: y | u ~ Poisson(mean u), u gamma with mean 1 and variance 1/r.
+
+All functions work on arrays and broadcast; `r` may be inf (Poisson). Source: forecast.md, "Predictive distribution".
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from scipy import special, stats
+
+Floats = npt.NDArray[np.float64]
+MAX_R = 1e8  # beyond it the mixture is a Poisson to float precision
+
+
+def _shape(mean: npt.ArrayLike, r: npt.ArrayLike) -> tuple[Floats, Floats]:
+    m = np.maximum(np.asarray(mean, np.float64), 1e-12)
+    n = np.clip(np.asarray(r, np.float64), 1e-6, MAX_R)
+    return n, n / (n + m)
+
+
+def cdf(k: npt.ArrayLike, mean: npt.ArrayLike, r: npt.ArrayLike) -> Floats:
+    """P(Y <= k); 0 for negative k."""
+    n, p = _shape(mean, r)
+    floor = np.floor(np.asarray(k, np.float64))
+    return np.where(floor < 0, 0.0, special.betainc(n, np.maximum(floor, 0) + 1, p))
+
+
+def pmf(k: npt.ArrayLike, mean: npt.ArrayLike, r: npt.ArrayLike) -> Floats:
+    """P(Y = k)."""
+    n, p = _shape(mean, r)
+    return np.asarray(stats.nbinom.pmf(np.asarray(k), n, p), np.float64)
+
+
+def quantile(q: npt.ArrayLike, mean: npt.ArrayLike, r: npt.ArrayLike) -> Floats:
+    """Smallest integer k with P(Y <= k) >= q."""
+    n, p = _shape(mean, r)
+    return np.asarray(stats.nbinom.ppf(np.asarray(q, np.float64), n, p), np.float64)
+
+
+def posterior(mean_seen: npt.ArrayLike, seen: npt.ArrayLike, r: npt.ArrayLike) -> tuple[Floats, Floats]:
+    """After `seen` units where `mean_seen` were expected: the factor on what remains, and its dispersion.
+
+    u | seen ~ Gamma(r + seen, r + mean_seen), so E[u | seen] = (r + seen) / (r + mean_seen) and the new r is r + seen.
+    """
+    n = np.clip(np.asarray(r, np.float64), 1e-6, MAX_R)
+    k, m = np.asarray(seen, np.float64), np.asarray(mean_seen, np.float64)
+    return (n + k) / (n + m), n + k
