@@ -19,3 +19,7 @@ class BrokerError(StreamsError):
 
 class ConfigurationError(StreamsError):
     """A setting makes no sense; nothing was started."""
+
+
+class ReadModelError(StreamsError):
+    """The SQL read model could not be reached, or is not what this version expects."""

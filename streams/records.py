@@ -428,6 +428,7 @@ class InventorySignal(msgspec.Struct, frozen=True, kw_only=True):
     score_id: str
     platform: str
     product_id: str
+    window_end: int = 0  # of the prediction: with revision and as_of, says which signal is newer
     as_of: int
     on_hand: float
     on_order: float
@@ -450,6 +451,7 @@ class AdsSignal(msgspec.Struct, frozen=True, kw_only=True):
     score_id: str
     platform: str
     product_id: str
+    window_end: int = 0  # of the prediction: with revision and as_of, says which signal is newer
     as_of: int
     bid_multiplier: float
     trend: float
@@ -515,6 +517,7 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     partition: int
     offset: int  # next input offset
     counters: dict[str, int]
+    state: dict[str, bytes] = {}  # small state of a stage that takes no snapshots, as base64
 
 
 class Chunk(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,0 +1,113 @@
+"""From a platform record's bytes to its struct, or to the reason why not."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import msgspec
+
+from streams.ingest.reasons import Reason, Rejected
+from streams.ingest.text import mask
+from streams.records import PLATFORM_RECORDS, PlatformRecord
+from streams.topics import PLATFORM_MAX_BYTES
+
+_SHOWN = 40  # characters of a value in a message
+# Only these are named with their value: the others may hold what a person wrote, or who it was.
+_HARMLESS = frozenset(
+    "platform status kind quantity unit_price price unit_cost currency rating ordered_at status_at occurred_at written_at "
+    "captured_at updated_at on_hand on_order lead_time_days lines category attributes content_type".split()
+)
+_PRICES = ("unit_price", "price", "unit_cost")
+_COUNTS = ("quantity", "on_hand", "on_order", "lead_time_days")
+_STEP = re.compile(r"\.([A-Za-z_]\w*)|\[(\d+)\]")
+
+
+class RecordDecoder:
+    """Decodes and checks the records of one platform topic."""
+
+    def __init__(self, topic: str) -> None:
+        self._decoder = msgspec.json.Decoder(PLATFORM_RECORDS[topic])
+
+    def decode(self, value: bytes | None) -> PlatformRecord:
+        """Raises Rejected."""
+        if not value:
+            raise Rejected(Reason.EMPTY, "the record has no value; send the event as a JSON object")
+        if len(value) > PLATFORM_MAX_BYTES:
+            raise Rejected(Reason.TOO_LARGE, f"the record has {len(value)} bytes; at most {PLATFORM_MAX_BYTES} are read")
+        try:
+            return self._decoder.decode(value)
+        except msgspec.ValidationError as error:
+            raise _rejection(str(error), value) from error
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise _not_json(error) from error
+
+
+def shown(value: object) -> str:
+    """A value as messages show it: short, and with contacts masked."""
+    text = mask(value) if isinstance(value, str) else value
+    line = msgspec.json.encode(text).decode() if _is_json(text) else str(text)
+    return line if len(line) <= _SHOWN else line[: _SHOWN - 1] + "…"
+
+
+def _is_json(value: object) -> bool:
+    return value is None or isinstance(value, str | bool | int | float | list | dict)
+
+
+def _not_json(error: Exception) -> Rejected:
+    # What follows the colon names a byte offset; decoders of UTF-8 would quote the bytes themselves.
+    where = str(error) if isinstance(error, msgspec.DecodeError) else type(error).__name__
+    return Rejected(Reason.NOT_JSON, f"{where}; send one JSON object in UTF-8")
+
+
+def _rejection(error: str, value: bytes) -> Rejected:
+    # A decoder stops at the first wrong field; whether the whole is JSON must be asked again.
+    try:
+        document = msgspec.json.decode(value)
+    except msgspec.ValidationError:  # a number beyond float64
+        document = None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as broken:
+        return _not_json(broken)
+    what, _, path = error.partition(" - at `$")
+    path = path.rstrip("`")
+    if what.startswith("Object missing"):
+        field = what.split("`")[1]
+        return Rejected(Reason.MISSING_FIELD, f"{path}.{field}: missing; it is required".lstrip("."))
+    leaf = _leaf(path)
+    name = path.lstrip(".") or "the record"
+    reason, text = _reason(what, leaf)
+    found = ""
+    if leaf in _HARMLESS and document is not None:
+        found = f" ({shown(_at(document, path))})"
+    return Rejected(reason, f"{name}{found}: {text}")
+
+
+def _reason(what: str, leaf: str) -> tuple[Reason, str]:
+    if what.startswith("Invalid enum"):
+        reason = Reason.UNKNOWN_STATUS if leaf == "status" else Reason.UNKNOWN_KIND
+        return reason, f"{reason.help}"
+    if "matching regex" in what:
+        return Reason.BAD_CURRENCY, "send the ISO 4217 code in capitals"
+    if "of length >=" in what:
+        return Reason.MISSING_FIELD, "must not be empty"
+    if "of length <=" in what:
+        return Reason.TOO_LARGE, what.replace("`", "")
+    outside = "out of range" in what
+    if leaf in _PRICES and outside:
+        return Reason.BAD_PRICE, Reason.BAD_PRICE.help
+    if leaf in _COUNTS and (outside or what.endswith("got `float`")):
+        return Reason.BAD_QUANTITY, Reason.BAD_QUANTITY.help
+    if leaf == "rating" and ("<=" in what or ">=" in what or what.endswith("got `float`")):
+        return Reason.BAD_RATING, Reason.BAD_RATING.help
+    return Reason.WRONG_TYPE, what.replace("`", "")
+
+
+def _leaf(path: str) -> str:
+    names = [name for name, _ in _STEP.findall(path) if name]
+    return names[-1] if names else ""
+
+
+def _at(document: Any, path: str) -> object:
+    for name, index in _STEP.findall(path):
+        document = document[name] if name else document[int(index)]
+    return document

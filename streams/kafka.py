@@ -1,0 +1,155 @@
+"""The only file that talks to librdkafka: how producers and consumers are set, and how a topic is read to its end."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
+
+from streams.errors import BrokerError
+from streams.stage import Message
+
+_LOG = logging.getLogger("streams.librdkafka")
+MAX_RECORD_BYTES = 8 * 1024 * 1024
+
+
+def consumer(bootstrap: str, group: str, instance: str = "", **more: Any) -> Consumer:
+    """A read-committed consumer that never commits by itself and reports the end of partitions.
+
+    `fetch.queue.backoff.ms` is low: with its default of 1000 a consumer that outruns librdkafka's queue sleeps.
+    """
+    settings: dict[str, Any] = {
+        "bootstrap.servers": bootstrap,
+        "group.id": group,
+        "isolation.level": "read_committed",
+        "enable.auto.commit": False,
+        "auto.offset.reset": "earliest",
+        "enable.partition.eof": True,
+        "fetch.queue.backoff.ms": 1,
+        "fetch.wait.max.ms": 50,
+        "fetch.message.max.bytes": MAX_RECORD_BYTES,
+        "queued.max.messages.kbytes": 65_536,
+        "session.timeout.ms": 6_000,
+        "heartbeat.interval.ms": 1_000,
+        "partition.assignment.strategy": "range",
+        "allow.auto.create.topics": False,
+        **more,
+    }
+    if instance:
+        settings["group.instance.id"] = instance
+    return Consumer(settings, logger=_LOG)
+
+
+def producer(bootstrap: str, transactional_id: str = "", transaction_timeout_ms: int = 10_000) -> Producer:
+    """An idempotent producer; with a transactional id, one whose records appear when their transaction commits."""
+    settings: dict[str, Any] = {
+        "bootstrap.servers": bootstrap,
+        "enable.idempotence": True,
+        "compression.type": "lz4",
+        "linger.ms": 2,
+        "message.max.bytes": MAX_RECORD_BYTES,
+        "queue.buffering.max.kbytes": 262_144,
+    }
+    if transactional_id:
+        settings["transactional.id"] = transactional_id
+        settings["transaction.timeout.ms"] = transaction_timeout_ms
+    return Producer(settings, logger=_LOG)
+
+
+def send(
+    to: Producer,
+    topic: str,
+    partition: int,
+    value: bytes | None,
+    key: bytes | None = None,
+    on_delivery: Any = None,
+) -> None:
+    """Hand a record to the producer, waiting while its queue is full."""
+    more: dict[str, Any] = {"on_delivery": on_delivery} if on_delivery else {}
+    while True:
+        try:
+            to.produce(topic, value=value, key=key, partition=partition, **more)
+            return
+        except BufferError:
+            to.poll(0.05)
+
+
+def message(record: Any) -> Message:
+    """confluent-kafka's message as ours."""
+    return Message(
+        record.topic(), record.partition(), record.offset(), record.timestamp()[1], record.key(), record.value()
+    )
+
+
+def require_broker(bootstrap: str, timeout: float = 10.0) -> None:
+    """Raises BrokerError unless the broker answers."""
+    try:
+        AdminClient({"bootstrap.servers": bootstrap, "log_level": 0}).list_topics(timeout=timeout)
+    except KafkaException as error:
+        raise BrokerError(
+            f"no Kafka answers at {bootstrap!r} ({error.args[0].str()}); start one with `trendstream broker start`, "
+            "or set TRENDSTREAM_BOOTSTRAP"
+        ) from error
+
+
+def partition_counts(bootstrap: str, timeout: float = 10.0) -> dict[str, int]:
+    """Topics that exist, with their number of partitions."""
+    try:
+        listed = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0}).list_topics(timeout=timeout).topics
+    except KafkaException as error:
+        raise BrokerError(f"no Kafka answers at {bootstrap!r}: {error.args[0].str()}") from error
+    return {name: len(t.partitions) for name, t in listed.items() if not name.startswith("__")}
+
+
+def end_offsets(bootstrap: str, topic: str) -> list[tuple[int, int]]:
+    """First and next offset of each partition of a topic."""
+    reader = consumer(bootstrap, "trendstream.offsets")
+    try:
+        count = partition_counts(bootstrap).get(topic)
+        if count is None:
+            raise BrokerError(f"topic {topic} does not exist at {bootstrap}; `trendstream topics create` makes it")
+        return [reader.get_watermark_offsets(TopicPartition(topic, p), timeout=10) for p in range(count)]
+    finally:
+        reader.close()
+
+
+def read(
+    bootstrap: str,
+    topic: str,
+    partitions: Iterable[int] | None = None,
+    start: Mapping[int, int] | None = None,
+    timeout: float = 60.0,
+) -> Iterator[Message]:
+    """Every committed record that lies in a topic now, partition by partition as they arrive, then stop.
+
+    `start` gives first offsets by partition. Stops at each partition's end; raises BrokerError when nothing
+    arrives for `timeout` seconds.
+    """
+    count = partition_counts(bootstrap).get(topic)
+    if count is None:
+        raise BrokerError(f"topic {topic} does not exist at {bootstrap}; `trendstream topics create` makes it")
+    wanted = list(range(count)) if partitions is None else list(partitions)
+    reader = consumer(bootstrap, "trendstream.reader")
+    try:
+        begin = start or {}
+        reader.assign([TopicPartition(topic, p, begin.get(p, OFFSET_BEGINNING)) for p in wanted])
+        open_partitions = set(wanted)
+        last = time.monotonic()
+        while open_partitions:
+            for record in reader.consume(500, 0.2):
+                last = time.monotonic()
+                error = record.error()
+                if error is None:
+                    yield message(record)
+                elif error.code() == KafkaError._PARTITION_EOF:
+                    open_partitions.discard(record.partition())
+                else:
+                    raise BrokerError(f"reading {topic}: {error.str()}")
+            if time.monotonic() - last > timeout:
+                raise BrokerError(f"reading {topic}: nothing arrived for {timeout:g} s from {bootstrap}")
+    finally:
+        reader.close()

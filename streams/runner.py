@@ -1,0 +1,480 @@
+"""A stage on Kafka: consume, fold, and commit outputs, offsets and snapshot manifests in one transaction.
+
+The order of a commit is written once, in `Runner._commit`. Any abort throws away the state of every owned partition and
+restores it: state is never ahead of its offsets. A fatal error (a fenced zombie) ends the process.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, TopicPartition
+
+from streams import kafka
+from streams.codecs import decode_json, encode_json
+from streams.errors import BrokerError, SnapshotError
+from streams.records import Progress, SnapshotManifest
+from streams.snapshots import TOPIC as SNAPSHOTS
+from streams.snapshots import SnapshotReader, drop, ladder, snapshot_partition, take
+from streams.stage import Clock, Message, Output, Stage, StageSpec, TaskKey, TaskStatus
+
+PROGRESS = "trend.progress"
+
+
+@dataclass(frozen=True)
+class RunnerConfig:
+    bootstrap: str
+    partitions: int
+    slot: int = 0  # static: the transactional id and the member id are made of stage and slot
+    commit_interval_ms: int = 100
+    control_interval_ms: int = 100
+    snapshot_interval_ms: int = 30_000
+    transaction_timeout_ms: int = 10_000
+    max_poll: int = 2_000  # records of one poll
+
+
+class Observer(Protocol):
+    """What a runner tells about its work; the default tells nobody."""
+
+    def assigned(self, stage: str, tasks: Sequence[TaskKey]) -> None: ...
+
+    def restored(self, stage: str, task: TaskKey, snapshot: int, offset: int, seconds: float) -> None: ...
+
+    def committed(self, stage: str, records: int, outputs: int, seconds: float) -> None: ...
+
+    def aborted(self, stage: str, reason: str) -> None: ...
+
+
+class Silent:
+    def assigned(self, stage: str, tasks: Sequence[TaskKey]) -> None:
+        return None
+
+    def restored(self, stage: str, task: TaskKey, snapshot: int, offset: int, seconds: float) -> None:
+        return None
+
+    def committed(self, stage: str, records: int, outputs: int, seconds: float) -> None:
+        return None
+
+    def aborted(self, stage: str, reason: str) -> None:
+        return None
+
+
+@dataclass
+class _Task:
+    """One owned input partition."""
+
+    stage: Stage
+    position: int  # next input offset that the state does not hold
+    last_input_at: int
+    caught_up: bool = False
+    dirty: bool = False  # folded since the last commit
+    waiting: deque[Message] = field(default_factory=deque)  # held back until `ready`
+    waiting_since: float = 0.0
+    manifests: list[SnapshotManifest] = field(default_factory=list)
+    snapshot_offset: int = -1  # input offset of the newest snapshot
+    snapshot_due: float = 0.0  # monotonic seconds
+
+
+class Runner:
+    """Runs one stage until told to stop. One thread; everything happens in `run`."""
+
+    def __init__(
+        self,
+        spec: StageSpec,
+        config: RunnerConfig,
+        stop: Callable[[], bool],
+        observer: Observer | None = None,
+    ) -> None:
+        self._spec = spec
+        self._config = config
+        self._stop = stop
+        self._observer: Observer = observer or Silent()
+        self._tasks: dict[TaskKey, _Task] = {}
+        self._paused: set[TaskKey] = set()
+        self._clock: Clock | None = spec.clock() if spec.clock else None
+        self._in_transaction = False
+        self._records = self._outputs = 0
+        self._last_commit = self._last_tick = 0.0
+        name = f"trendstream.{spec.name}"
+        self._consumer = kafka.consumer(config.bootstrap, name, f"{name}.{config.slot}")
+        self._producer = kafka.producer(config.bootstrap, f"{name}.{config.slot}", config.transaction_timeout_ms)
+        self._chunks = kafka.producer(config.bootstrap) if spec.stateful else None
+        self._versioned = kafka.consumer(config.bootstrap, f"{name}.versioned") if spec.versioned else None
+
+    # -- life ---------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Blocks until `stop()`; raises BrokerError on an error that this process cannot mend."""
+        counts = kafka.partition_counts(self._config.bootstrap)
+        missing = [t for t in (*self._spec.inputs, *self._spec.versioned) if t not in counts]
+        if missing:
+            raise BrokerError(f"topics {missing} do not exist; `trendstream topics create` makes them")
+        try:
+            self._producer.init_transactions(30)
+            self._start_versioned()
+            self._consumer.subscribe(list(self._spec.inputs), on_assign=self._assign, on_revoke=self._revoke)
+            while not self._stop():
+                self._step()
+            self._finish()
+        except KafkaException as error:
+            raise BrokerError(f"{self._spec.name}: {error.args[0].str()} ({error.args[0].name()})") from error
+        finally:
+            self._consumer.close()
+            if self._versioned is not None:
+                self._versioned.close()
+
+    def _step(self) -> None:
+        self._poll_versioned(0.0)
+        try:
+            polled = self._poll()
+            held = self._release()
+            self._tick()
+            if held or not polled:  # others wait for what is done: say it now
+                self._commit(snapshots=True)
+            else:
+                self._commit_if_due()
+        except KafkaException as error:
+            cause = error.args[0]
+            if cause.fatal():
+                raise
+            if not (cause.txn_requires_abort() or cause.retriable() or self._in_transaction):
+                raise
+            self._reset(cause.str())
+
+    def _finish(self) -> None:
+        for task in self._tasks.values():
+            task.snapshot_due = 0.0  # a clean end leaves nothing to fold again
+        self._commit(snapshots=True)
+
+    # -- input --------------------------------------------------------------------------------------------------
+
+    def _poll(self) -> int:
+        first = self._consumer.poll(0.02)
+        if first is None:
+            return 0
+        records: list[Any] = [first, *self._consumer.consume(self._config.max_poll - 1, 0.0)]
+        by_task: dict[TaskKey, list[Message]] = {}
+        for record in records:
+            error = record.error()
+            task = self._tasks.get((record.topic(), record.partition()))
+            if error is None:
+                if task is not None and record.offset() >= task.position:  # else revoked since, or read again
+                    task.caught_up = False
+                    by_task.setdefault((record.topic(), record.partition()), []).append(kafka.message(record))
+            elif error.code() == KafkaError._PARTITION_EOF:
+                if task is not None:
+                    task.caught_up = True
+            elif error.fatal() or not (error.retriable() or error.code() in _PASSING):
+                raise KafkaException(error)
+        now = int(time.time() * 1000)
+        for key in sorted(by_task):
+            self._tasks[key].last_input_at = now
+            self._take(key, self._tasks[key], by_task[key])
+        return sum(map(len, by_task.values()))
+
+    def _take(self, key: TaskKey, task: _Task, messages: list[Message]) -> None:
+        if self._spec.batched:
+            if messages:
+                self._fold(task, messages)
+            return
+        for position, message in enumerate(messages):
+            if task.waiting or not task.stage.ready(message):
+                if not task.waiting:
+                    task.waiting_since = time.monotonic()
+                    self._consumer.pause([TopicPartition(*key)])
+                task.waiting.extend(messages[position:])
+                return
+            self._fold(task, [message])
+            self._commit_if_due()
+
+    def _release(self) -> bool:
+        """Fold what was held back and may go now; whether anything is still held."""
+        held = False
+        for key, task in self._tasks.items():
+            if not task.waiting:
+                continue
+            while task.waiting:
+                waited = (time.monotonic() - task.waiting_since) * 1000
+                if not task.stage.ready(task.waiting[0]) and waited < self._spec.ready_timeout_ms:
+                    break
+                self._fold(task, [task.waiting.popleft()])
+                task.waiting_since = time.monotonic()
+                self._commit_if_due()
+            if task.waiting:
+                held = True
+            else:
+                self._consumer.resume([TopicPartition(*key)])
+        return held
+
+    def _fold(self, task: _Task, messages: list[Message]) -> None:
+        outputs = task.stage.fold(messages)
+        task.position = messages[-1].offset + 1
+        task.dirty = True
+        self._records += len(messages)
+        self._publish(outputs)
+
+    def _publish(self, outputs: Sequence[Output]) -> None:
+        if outputs and not self._in_transaction:
+            self._producer.begin_transaction()
+            self._in_transaction = True
+        for output in outputs:
+            kafka.send(self._producer, output.topic, output.partition, output.value, output.key)
+        self._outputs += len(outputs)
+        self._producer.poll(0)
+
+    def _tick(self) -> None:
+        if self._clock is None or not self._tasks:
+            return
+        if time.monotonic() - self._last_tick < self._config.control_interval_ms / 1000:
+            return
+        self._last_tick = time.monotonic()
+        status = {k: TaskStatus(t.stage, t.caught_up, t.last_input_at) for k, t in self._tasks.items()}
+        self._publish(self._clock.tick(status, int(time.time() * 1000)))
+        wanted = self._clock.paused(status) & set(self._tasks)
+        if wanted - self._paused:
+            self._consumer.pause([TopicPartition(*k) for k in sorted(wanted - self._paused)])
+        if self._paused - wanted:
+            self._consumer.resume([TopicPartition(*k) for k in sorted(self._paused - wanted) if k in self._tasks])
+        self._paused = wanted
+
+    # -- commit -------------------------------------------------------------------------------------------------
+
+    def _dirty(self) -> bool:
+        return self._in_transaction or any(t.dirty for t in self._tasks.values())
+
+    def _commit_if_due(self) -> None:
+        if time.monotonic() - self._last_commit >= self._config.commit_interval_ms / 1000:
+            self._commit(snapshots=True)
+
+    def _commit(self, snapshots: bool) -> None:
+        """The one place where anything becomes true."""
+        started = time.monotonic()
+        self._last_commit = started
+        if not self._dirty():
+            return
+        # 1. The transaction is open already if the fold has published; else open it for the offsets.
+        if not self._in_transaction:
+            self._producer.begin_transaction()
+            self._in_transaction = True
+        # 2. Snapshots that are due: their chunks go out beside the transaction, and are flushed.
+        taken = self._snapshot_chunks() if snapshots and self._chunks is not None else []
+        # 3. Their manifests, inside the transaction: a manifest is seen only with the offsets that it belongs to.
+        for _, snapshot in taken:
+            self._publish([snapshot.manifest])
+        # 4. The progress of each task that moved.
+        moved = [(key, task) for key, task in self._tasks.items() if task.dirty]
+        for key, task in moved:
+            self._publish([self._progress(key, task)])
+        # 5. The consumed offsets.
+        if moved:
+            positions = [TopicPartition(*key, task.position) for key, task in moved]
+            self._producer.send_offsets_to_transaction(positions, self._consumer.consumer_group_metadata(), 30)
+        # 6. Commit: outputs, offsets and manifests appear together, or not at all.
+        self._commit_transaction()
+        # 7. Only now may the state call itself clean, and older snapshots go.
+        for _, task in moved:
+            task.dirty = False
+        for task, snapshot in taken:
+            task.manifests.append(snapshot.described)
+            task.snapshot_offset = snapshot.described.offset
+            self._thin(task)
+        self._observer.committed(self._spec.name, self._records, self._outputs, time.monotonic() - started)
+        self._records = self._outputs = 0
+
+    def _commit_transaction(self) -> None:
+        while True:
+            try:
+                self._producer.commit_transaction(30)
+                self._in_transaction = False
+                return
+            except KafkaException as error:
+                if not error.args[0].retriable():
+                    raise
+
+    def _progress(self, key: TaskKey, task: _Task) -> Output:
+        state = {} if self._spec.stateful else task.stage.snapshot()
+        progress = Progress(
+            stage=self._spec.name,
+            topic=key[0],
+            partition=key[1],
+            offset=task.position,
+            counters=task.stage.counters(),
+            state=state,
+        )
+        return Output(PROGRESS, 0, encode_json(progress), _progress_key(self._spec.name, key))
+
+    def _snapshot_chunks(self) -> list[tuple[_Task, Any]]:
+        assert self._chunks is not None
+        now, taken = time.monotonic(), []
+        for key, task in self._tasks.items():
+            if now < task.snapshot_due or task.position <= max(task.snapshot_offset, 0):
+                continue
+            task.snapshot_due = now + self._config.snapshot_interval_ms / 1000
+            snapshot = take(
+                self._spec.name,
+                key,
+                task.position,
+                task.stage.snapshot(),
+                int(time.time() * 1000),
+                self._config.partitions,
+            )
+            for chunk in snapshot.chunks:
+                kafka.send(self._chunks, chunk.topic, chunk.partition, chunk.value, chunk.key)
+            taken.append((task, snapshot))
+        if taken and self._chunks.flush(30):
+            raise BrokerError(f"{self._spec.name}: snapshot chunks were not taken by the broker within 30 s")
+        return taken
+
+    def _thin(self, task: _Task) -> None:
+        assert self._chunks is not None
+        for manifest in ladder(task.manifests):
+            task.manifests.remove(manifest)
+            for tombstone in drop(manifest, self._config.partitions):
+                kafka.send(self._chunks, tombstone.topic, tombstone.partition, None, tombstone.key)
+
+    # -- ownership ----------------------------------------------------------------------------------------------
+
+    def _assign(self, _: Any, partitions: list[TopicPartition]) -> None:
+        self._own([(p.topic, p.partition) for p in partitions])
+
+    def _revoke(self, _: Any, partitions: list[TopicPartition]) -> None:
+        try:
+            self._commit(snapshots=False)
+        except KafkaException as error:
+            if error.args[0].fatal():
+                raise
+            self._abort(error.args[0].str())
+        self._tasks.clear()
+        self._paused.clear()
+
+    def _own(self, keys: list[TaskKey]) -> None:
+        """Build, restore and assign these tasks, in place of all that was owned."""
+        self._tasks = self._restore(sorted(keys))
+        self._paused = set()
+        if self._clock is not None:
+            self._clock = self._spec.clock() if self._spec.clock else None
+        self._consumer.assign([TopicPartition(*key, task.position) for key, task in self._tasks.items()])
+        self._observer.assigned(self._spec.name, list(self._tasks))
+
+    def _reset(self, reason: str) -> None:
+        self._abort(reason)
+        self._own(list(self._tasks))
+
+    def _abort(self, reason: str) -> None:
+        self._observer.aborted(self._spec.name, reason)
+        if self._in_transaction:
+            self._producer.abort_transaction(30)
+            self._in_transaction = False
+        self._records = self._outputs = 0
+
+    # -- restore ------------------------------------------------------------------------------------------------
+
+    def _restore(self, keys: list[TaskKey]) -> dict[TaskKey, _Task]:
+        if not keys:
+            return {}
+        committed = self._consumer.committed([TopicPartition(*k) for k in keys], timeout=30)
+        offsets = {(p.topic, p.partition): p.offset for p in committed}
+        if self._spec.stateful:
+            snapshots = SnapshotReader(self._spec.name)
+            wanted = {snapshot_partition(self._spec.name, k, self._config.partitions) for k in keys}
+            snapshots.put(kafka.read(self._config.bootstrap, SNAPSHOTS, sorted(wanted)))
+            return {k: self._restore_task(k, offsets[k], snapshots) for k in keys}
+        states = self._progress_states(keys)
+        tasks = {}
+        for key in keys:
+            stage = self._spec.make(key)
+            if key in states:
+                stage.restore(states[key].state)
+            tasks[key] = self._task(stage, self._first(key) if offsets[key] < 0 else offsets[key])
+        return tasks
+
+    def _restore_task(self, key: TaskKey, committed: int, snapshots: SnapshotReader) -> _Task:
+        started = time.monotonic()
+        stage = self._spec.make(key)
+        first = self._first(key)
+        found = snapshots.newest(key, committed) if committed >= 0 else None
+        if found is not None:
+            stage.restore(found[1])
+        begin = found[0].offset if found else first
+        if committed > begin:
+            if begin < first:
+                raise SnapshotError(
+                    f"{self._spec.name}: the newest snapshot of {key[0]}/{key[1]} ends at offset {begin}, but the "
+                    f"input is kept only from {first}; lengthen the retention of {key[0]}, or take snapshots more often"
+                )
+            self._refold(stage, key, begin, committed)
+        task = self._task(stage, committed if committed >= 0 else begin)
+        task.manifests = snapshots.manifests(key)
+        task.snapshot_offset = begin if found else -1
+        task.snapshot_due = time.monotonic() + self._config.snapshot_interval_ms / 1000
+        self._observer.restored(self._spec.name, key, begin, task.position, time.monotonic() - started)
+        return task
+
+    def _refold(self, stage: Stage, key: TaskKey, begin: int, end: int) -> None:
+        """Fold the input in [begin, end) again, for its state alone: its outputs are published already."""
+        batch: list[Message] = []
+        for message in kafka.read(self._config.bootstrap, key[0], [key[1]], {key[1]: begin}):
+            if message.offset >= end:
+                break
+            batch.append(message)
+            if len(batch) >= (self._config.max_poll if self._spec.batched else 1):
+                stage.fold(batch)
+                batch = []
+        if batch:
+            stage.fold(batch)
+
+    def _task(self, stage: Stage, position: int) -> _Task:
+        return _Task(stage, position, last_input_at=int(time.time() * 1000))
+
+    def _first(self, key: TaskKey) -> int:
+        return int(self._consumer.get_watermark_offsets(TopicPartition(*key), timeout=30)[0])
+
+    def _progress_states(self, keys: list[TaskKey]) -> dict[TaskKey, Progress]:
+        wanted = {_progress_key(self._spec.name, k): k for k in keys}
+        found: dict[TaskKey, Progress] = {}
+        for message in kafka.read(self._config.bootstrap, PROGRESS):
+            if message.key in wanted and message.value is not None:
+                found[wanted[message.key]] = decode_json(message.value, Progress)
+        return found
+
+    # -- versioned data -----------------------------------------------------------------------------------------
+
+    def _start_versioned(self) -> None:
+        """Read all versions that are there, then go on beside the input."""
+        if self._versioned is None:
+            return
+        counts = kafka.partition_counts(self._config.bootstrap)
+        partitions = [TopicPartition(t, p, OFFSET_BEGINNING) for t in self._spec.versioned for p in range(counts[t])]
+        self._versioned.assign(partitions)
+        behind = {(p.topic, p.partition) for p in partitions}
+        deadline = time.monotonic() + 60
+        while behind and not self._stop():
+            behind -= self._poll_versioned(0.1)
+            if time.monotonic() > deadline:
+                raise BrokerError(f"{self._spec.name}: {sorted(behind)} could not be read to their end within 60 s")
+
+    def _poll_versioned(self, timeout: float) -> set[tuple[str, int]]:
+        ended: set[tuple[str, int]] = set()
+        if self._versioned is None:
+            return ended
+        records: list[Any] = self._versioned.consume(500, timeout)
+        for record in records:
+            error = record.error()
+            if error is None:
+                self._spec.versioned[record.topic()].put(kafka.message(record))
+            elif error.code() == KafkaError._PARTITION_EOF:
+                ended.add((record.topic(), record.partition()))
+            elif error.fatal():
+                raise KafkaException(error)
+        return ended
+
+
+_PASSING = {KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._RESOLVE, KafkaError._TIMED_OUT}
+
+
+def _progress_key(stage: str, task: TaskKey) -> bytes:
+    return f"{stage}/{task[0]}/{task[1]}".encode()

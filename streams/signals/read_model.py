@@ -1,0 +1,277 @@
+"""The SQL read model: the newest score and signals of each product, for people and for systems that ask instead of read.
+
+Newest wins, whatever the order in which records arrive, so applying a record again changes nothing. The positions in the
+topics are written in the same SQL transaction as the rows: a reader that starts from them loses nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from alembic import command
+from alembic.util import CommandError
+from sqlalchemy import ColumnElement, Connection, case, func, select, tuple_
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm import InstrumentedAttribute, Session
+
+from streams.codecs import decode_json
+from streams.errors import CodecError, ReadModelError
+from streams.records import HORIZONS, AdsSignal, InventorySignal, Score
+from streams.signals.database import Database
+from streams.signals.migrations import configuration
+from streams.signals.tables import AdsRow, InventoryRow, PositionRow, ScoreRow, Table
+from streams.stage import Message
+
+NEWER_BY = ("window_end", "revision", "as_of", "log_offset")
+FRESH_MS = 7 * 86_400_000  # queries leave out products whose newest window is that much older than their platform's
+
+NewestRow = ScoreRow | InventoryRow | AdsRow
+Row = TypeVar("Row", ScoreRow, InventoryRow, AdsRow)
+
+
+@dataclass(frozen=True)
+class ProductView:
+    """What is known of one product; None where nothing has come."""
+
+    score: ScoreRow | None
+    inventory: InventoryRow | None
+    ads: AdsRow | None
+
+
+class ReadModel:
+    """SQLite by file or PostgreSQL by URL. Raises ReadModelError, whose message names the URL without its password."""
+
+    def __init__(self, url: str) -> None:
+        self._database = Database(url)
+
+    def close(self) -> None:
+        self._database.close()
+
+    def migrate(self) -> None:
+        """Bring the tables to this version; safe when several processes do it at once."""
+        with self._database.writing() as connection:
+            self._database.lock(connection)
+            try:
+                command.upgrade(configuration(connection), "head")
+            except CommandError as error:
+                raise ReadModelError(
+                    f"the tables at {self._database} are of another version of trendstream: {error}; "
+                    "use the version that made them, or an empty database"
+                ) from error
+
+    def positions(self) -> dict[tuple[str, int], int]:
+        """Next offset to read by topic and partition; one that is not there was never read."""
+        with self._session() as session:
+            return {(row.topic, row.partition): row.offset for row in session.scalars(select(PositionRow))}
+
+    def apply(self, messages: Sequence[Message]) -> int:
+        """Take in records of READ_TOPICS and their positions in one transaction; the number of rows that changed."""
+        newest: dict[type[NewestRow], dict[tuple[str, str], dict[str, Any]]] = {
+            kind: {} for kind in (ScoreRow, InventoryRow, AdsRow)
+        }
+        positions: dict[tuple[str, int], int] = {}
+        for message in messages:
+            row = _row(message)
+            if row is not None:
+                rows, key, values = newest[type(row)], (row.platform, row.product_id), row.values()
+                if key not in rows or _age(values) > _age(rows[key]):
+                    rows[key] = values
+            source = (message.topic, message.partition)
+            positions[source] = max(positions.get(source, 0), message.offset + 1)
+        if not positions:
+            return 0
+        with self._database.writing() as connection:
+            # Ordered by key, so that two writers cannot wait for each other's rows.
+            changed = sum(
+                self._upsert(connection, kind, [rows[key] for key in sorted(rows)], NEWER_BY)
+                for kind, rows in newest.items()
+            )
+            advanced = [{"topic": t, "partition": p, "offset": n} for (t, p), n in sorted(positions.items())]
+            self._upsert(connection, PositionRow, advanced, ("offset",))
+        return changed
+
+    def surging(self, limit: int = 20, platform: str | None = None, horizon: int = 7) -> list[ScoreRow]:
+        """Products classed as surging or rising over the horizon (days), the likeliest surge first."""
+        name = _horizon(horizon)
+        order = (_column(ScoreRow, f"p_surging_{name}").desc(), _column(ScoreRow, f"trend_{name}").desc())
+        return self._list(
+            ScoreRow, _column(ScoreRow, f"class_{name}").in_(("surging", "rising")), order, limit, platform
+        )
+
+    def falling(self, limit: int = 20, platform: str | None = None, horizon: int = 7) -> list[ScoreRow]:
+        """Products classed as falling over the horizon (days), the likeliest first."""
+        name = _horizon(horizon)
+        order = (_column(ScoreRow, f"p_falling_{name}").desc(), _column(ScoreRow, f"trend_{name}").asc())
+        return self._list(ScoreRow, _column(ScoreRow, f"class_{name}") == "falling", order, limit, platform)
+
+    def reorders(self, limit: int = 20, platform: str | None = None) -> list[InventoryRow]:
+        """Products to order, the largest order first."""
+        order = (InventoryRow.suggested_order.desc(), InventoryRow.expected_demand.desc())
+        return self._list(InventoryRow, InventoryRow.suggested_order > 0, order, limit, platform)
+
+    def bids(self, limit: int = 20, platform: str | None = None) -> list[AdsRow]:
+        """Products whose bid changes, the largest change first; a stopped bid counts as the change from 1 to 0."""
+        factor = AdsRow.bid_multiplier
+        # As a ratio, so that half and double weigh the same; a stop weighs as much as them.
+        change = case((factor == 0, 2.0), (factor < 1, 1.0 / func.nullif(factor, 0)), else_=factor)
+        return self._list(AdsRow, factor != 1, (change.desc(), factor.desc()), limit, platform)
+
+    def product(self, platform: str, product_id: str) -> ProductView | None:
+        """All that is known of one product, or None."""
+        key = (_clean(platform), _clean(product_id))
+        with self._session() as session:
+            view = ProductView(*(session.get(kind, key) for kind in (ScoreRow, InventoryRow, AdsRow)))  # type: ignore[arg-type]
+        return None if view == ProductView(None, None, None) else view
+
+    def _list(
+        self,
+        kind: type[Row],
+        condition: ColumnElement[bool],
+        order: tuple[ColumnElement[Any], ...],
+        limit: int,
+        platform: str | None,
+    ) -> list[Row]:
+        other = kind.__table__.alias("other")
+        newest = select(func.max(other.c.window_end)).where(other.c.platform == kind.platform).scalar_subquery()
+        query = select(kind).where(condition, kind.window_end > newest - FRESH_MS)
+        if platform is not None:
+            query = query.where(kind.platform == _clean(platform))
+        with self._session() as session:
+            return list(session.scalars(query.order_by(*order, kind.platform, kind.product_id).limit(limit)))
+
+    @contextmanager
+    def _session(self) -> Iterator[Session]:
+        with self._database.reading() as connection, Session(connection, expire_on_commit=False) as session:
+            yield session
+            session.expunge_all()
+
+    def _upsert(
+        self, connection: Connection, kind: type[Table], rows: list[dict[str, Any]], newer_by: tuple[str, ...]
+    ) -> int:
+        if not rows:
+            return 0
+        table = kind.__table__
+        dialect: Any = postgresql if self._database.postgresql else sqlite
+        statement = dialect.insert(table)
+        key = [column.name for column in table.primary_key]  # type: ignore[attr-defined]
+        statement = statement.on_conflict_do_update(
+            index_elements=key,
+            set_={column.name: statement.excluded[column.name] for column in table.columns if column.name not in key},
+            where=tuple_(*(statement.excluded[name] for name in newer_by))
+            > tuple_(*(table.c[name] for name in newer_by)),
+        )
+        return int(connection.execute(statement, rows).rowcount)
+
+
+def _row(message: Message) -> NewestRow | None:
+    """The table row of a record; None for a tombstone."""
+    reader = _READERS.get(message.topic)
+    if reader is None:
+        raise ReadModelError(f"topic {message.topic!r} has no table; the read model takes {', '.join(READ_TOPICS)}")
+    if message.value is None:
+        return None
+    try:
+        return reader(message, message.value)
+    except CodecError as error:
+        raise CodecError(f"{message.topic}/{message.partition} at offset {message.offset}: {error}") from error
+
+
+def _score_row(message: Message, value: bytes) -> ScoreRow:
+    score = decode_json(value, Score)
+    horizons = {horizon.days: horizon for horizon in score.horizons}
+    if set(horizons) != set(HORIZONS):
+        raise CodecError(f"score {score.score_id!r} has horizons {sorted(horizons)}, not {list(HORIZONS)}")
+    numbers: dict[str, Any] = {}
+    for days, horizon in horizons.items():
+        values = {
+            "expected": horizon.expected,
+            **{f"q{round(float(level) * 100)}": units for level, units in horizon.quantiles.items()},
+            "baseline": horizon.baseline,
+            "trend": horizon.trend,
+            "class": horizon.trend_class,
+            "p_surging": horizon.probabilities["surging"],
+            "p_falling": horizon.probabilities["falling"],
+        }
+        numbers |= {f"{name}_{days}": number for name, number in values.items()}
+    return ScoreRow(
+        **_shared(message, score),
+        window_id=_clean(score.window_id),
+        window_kind=score.window_kind,
+        events_offset=score.events_offset,
+        head_late=score.head_late,
+        missing=score.missing,
+        contributions=score.contributions,
+        **numbers,
+    )
+
+
+def _inventory_row(message: Message, value: bytes) -> InventoryRow:
+    signal = decode_json(value, InventorySignal)
+    return InventoryRow(
+        **_shared(message, signal),
+        signal_id=_clean(signal.signal_id),
+        on_hand=signal.on_hand,
+        on_order=signal.on_order,
+        lead_time_days=signal.lead_time_days,
+        service_level=signal.service_level,
+        expected_demand=signal.expected_demand,
+        reorder_point=signal.reorder_point,
+        suggested_order=signal.suggested_order,
+        reason=_clean(signal.reason),
+    )
+
+
+def _ads_row(message: Message, value: bytes) -> AdsRow:
+    signal = decode_json(value, AdsSignal)
+    return AdsRow(
+        **_shared(message, signal),
+        signal_id=_clean(signal.signal_id),
+        bid_multiplier=signal.bid_multiplier,
+        trend=signal.trend,
+        confidence=signal.confidence,
+        reason=_clean(signal.reason),
+    )
+
+
+def _shared(message: Message, record: Score | InventorySignal | AdsSignal) -> dict[str, Any]:
+    return {
+        "platform": _clean(record.platform),
+        "product_id": _clean(record.product_id),
+        "window_end": record.window_end,
+        "revision": record.revision,
+        "as_of": record.as_of,
+        "log_offset": message.offset,
+        "updated": message.timestamp,
+        "score_id": _clean(record.score_id),
+        "model": _clean(record.model),
+        "head": _clean(record.head),
+    }
+
+
+def _clean(text: str) -> str:
+    return text.replace("\x00", "\N{REPLACEMENT CHARACTER}")  # which PostgreSQL's text cannot hold
+
+
+def _age(values: dict[str, Any]) -> tuple[int, ...]:
+    return tuple(values[name] for name in NEWER_BY)
+
+
+def _horizon(days: int) -> int:
+    if days not in HORIZONS:
+        raise ReadModelError(f"horizon of {days} days is not kept; ask for one of {', '.join(map(str, HORIZONS))}")
+    return days
+
+
+def _column(kind: type[ScoreRow], name: str) -> InstrumentedAttribute[Any]:
+    return getattr(kind, name)  # type: ignore[no-any-return]
+
+
+_READERS: dict[str, Callable[[Message, bytes], NewestRow]] = {
+    "trend.scores": _score_row,
+    "signals.inventory": _inventory_row,
+    "signals.ads": _ads_row,
+}
+READ_TOPICS = tuple(_READERS)

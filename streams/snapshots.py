@@ -1,0 +1,130 @@
+"""Snapshots of stage tasks in the compacted topic `trend.snapshots`: chunks, then a manifest beside its input offset.
+
+The manifest is written inside the commit; chunks before it, flushed. A manifest whose chunks are not all there, or are
+not what it says, is not whole and is passed over. Older snapshots thin out as a ladder, so that a replay can fork far
+back.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from streams.codecs import decode_json, encode_json
+from streams.partitioning import partition_of
+from streams.records import Chunk, SnapshotManifest
+from streams.stage import Message, Output, TaskKey
+
+TOPIC = "trend.snapshots"
+CHUNK_BYTES = 900_000
+_MANIFEST = "manifest"
+
+
+def _prefix(stage: str, task: TaskKey) -> str:
+    return f"{stage}/{task[0]}/{task[1]}"
+
+
+def snapshot_partition(stage: str, task: TaskKey, partitions: int) -> int:
+    return partition_of(_prefix(stage, task), partitions)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What to publish for one snapshot: `chunks` first, then `manifest` inside the commit."""
+
+    described: SnapshotManifest
+    chunks: list[Output]
+    manifest: Output
+
+
+def take(
+    stage: str, task: TaskKey, offset: int, blobs: Mapping[str, bytes], taken_at: int, partitions: int
+) -> Snapshot:
+    """Cut the blobs of a state that holds everything before `offset` into records."""
+    partition = snapshot_partition(stage, task, partitions)
+    base = f"{_prefix(stage, task)}/{offset:020d}"
+    outputs, chunks = [], []
+    for name in sorted(blobs):
+        blob = blobs[name]
+        for part, start in enumerate(range(0, max(len(blob), 1), CHUNK_BYTES)):
+            piece = blob[start : start + CHUNK_BYTES]
+            key = f"{base}/{name}/{part:06d}"
+            outputs.append(Output(TOPIC, partition, piece, key.encode()))
+            chunks.append(Chunk(key=key, bytes=len(piece), sha256=hashlib.sha256(piece).hexdigest()))
+    described = SnapshotManifest(
+        stage=stage, topic=task[0], partition=task[1], offset=offset, taken_at=taken_at, chunks=chunks
+    )
+    manifest = Output(TOPIC, partition, encode_json(described), f"{base}/{_MANIFEST}".encode())
+    return Snapshot(described, outputs, manifest)
+
+
+def drop(described: SnapshotManifest, partitions: int) -> list[Output]:
+    """Tombstones of a snapshot, its manifest first, so that no reader finds a manifest without its chunks."""
+    task = (described.topic, described.partition)
+    partition = snapshot_partition(described.stage, task, partitions)
+    base = f"{_prefix(described.stage, task)}/{described.offset:020d}/{_MANIFEST}"
+    return [Output(TOPIC, partition, None, key.encode()) for key in (base, *(c.key for c in described.chunks))]
+
+
+def ladder(taken: Sequence[SnapshotManifest]) -> list[SnapshotManifest]:
+    """Snapshots that are not needed any more: the two newest stay, and of the older ones one per doubling of age."""
+    newest = sorted(taken, key=lambda m: m.offset, reverse=True)
+    unneeded: list[SnapshotManifest] = []
+    rungs: set[int] = set()
+    for manifest in reversed(newest[2:]):  # the oldest of each rung stays, or a rung would never grow old
+        age = max(newest[0].taken_at - manifest.taken_at, 1)
+        rung = age.bit_length()
+        if rung in rungs:
+            unneeded.append(manifest)
+        rungs.add(rung)
+    return unneeded
+
+
+@dataclass
+class SnapshotReader:
+    """Collects one stage's records of `trend.snapshots` and finds what a task restores from."""
+
+    stage: str
+    _manifests: dict[TaskKey, dict[int, SnapshotManifest]] = field(default_factory=lambda: defaultdict(dict))
+    _chunks: dict[str, bytes] = field(default_factory=dict)
+
+    def put(self, messages: Iterable[Message]) -> None:
+        for message in messages:
+            key = (message.key or b"").decode()
+            if not key.startswith(f"{self.stage}/"):
+                continue
+            if not key.endswith(f"/{_MANIFEST}"):
+                if message.value is None:
+                    self._chunks.pop(key, None)
+                else:
+                    self._chunks[key] = message.value
+                continue
+            _, topic, partition, offset, _ = key.split("/")
+            of_task = self._manifests[(topic, int(partition))]
+            if message.value is None:
+                of_task.pop(int(offset), None)
+            else:
+                of_task[int(offset)] = decode_json(message.value, SnapshotManifest)
+
+    def manifests(self, task: TaskKey) -> list[SnapshotManifest]:
+        return [m for _, m in sorted(self._manifests.get(task, {}).items())]
+
+    def newest(self, task: TaskKey, before: int) -> tuple[SnapshotManifest, dict[str, bytes]] | None:
+        """The newest whole snapshot at or before the input offset `before`, with its blobs."""
+        for manifest in reversed(self.manifests(task)):
+            if manifest.offset <= before:
+                blobs = self._blobs(manifest)
+                if blobs is not None:
+                    return manifest, blobs
+        return None
+
+    def _blobs(self, manifest: SnapshotManifest) -> dict[str, bytes] | None:
+        parts: dict[str, list[bytes]] = {}
+        for chunk in manifest.chunks:
+            piece = self._chunks.get(chunk.key)
+            if piece is None or hashlib.sha256(piece).hexdigest() != chunk.sha256:
+                return None
+            parts.setdefault(chunk.key.rsplit("/", 2)[1], []).append(piece)
+        return {name: b"".join(pieces) for name, pieces in parts.items()}
