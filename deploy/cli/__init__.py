@@ -1,0 +1,100 @@
+"""The console script `trendstream`: one file a command, loaded when the command is called.
+
+`deploy/cli/<name>.py` holds an attribute of the command's own name: a function, or a Typer app for one with
+subcommands. So `--help` loads no stage, and no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+COMMANDS = {
+    "broker": "Start, stop and look at a local Apache Kafka.",
+    "topics": "Create the topics, list them, and print what is in them.",
+    "worker": "Run a stage on Kafka until SIGTERM.",
+    "load": "Replay data into the platform topics in event-time order.",
+    "train": "Train the network and the starting heads from history.",
+    "backtest": "Train on the first part of the data, run the whole loop over the rest, and report.",
+    "demo": "Show the main job: from platform events to trend scores, and back to the heads.",
+}
+_LAYERS = ("deploy", "model", "featurizers", "streams")
+
+
+class _Lazy(TyperGroup):
+    """Lists commands by the table above, and loads the one that is called."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, _load(name) if name in COMMANDS else command, rest
+
+
+def _load(name: str) -> Any:
+    found = getattr(importlib.import_module(f"deploy.cli.{name}"), name)
+    if isinstance(found, typer.Typer):
+        return typer.main.get_command(found)
+    single = typer.Typer(add_completion=False)
+    single.command(name)(found)
+    return typer.main.get_command(single)
+
+
+def _application() -> typer.Typer:
+    app = typer.Typer(
+        name="trendstream",
+        cls=_Lazy,
+        no_args_is_help=True,
+        add_completion=False,
+        help="Predicts which products are about to sell more or less, from the events of an e-commerce platform.",
+        epilog="Settings are environment variables TRENDSTREAM_…; TRENDSTREAM_DEBUG=1 shows where an error comes from.",
+    )
+    for name, about in COMMANDS.items():
+        app.command(name, help=about)(lambda: None)
+    return app
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line; its exit code: 0, 1 for a failure, 2 for a wrong argument or setting, 130 for Ctrl-C."""
+    try:
+        code = typer.main.get_command(_application()).main(
+            None if arguments is None else list(arguments), prog_name="trendstream", standalone_mode=False
+        )
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # The reader (`| head`) has gone; Python would complain again when it flushes at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except Exception as error:
+        return _fail(error)
+    return code if isinstance(code, int) else 0
+
+
+def main() -> None:
+    sys.exit(run())
+
+
+def _fail(error: Exception) -> int:
+    """One line to standard error for a failure, and its exit code."""
+    from deploy.errors import ConfigurationError
+    from deploy.settings import wants_traceback
+
+    if isinstance(error, typer.Abort):
+        return 130
+    if wants_traceback():
+        raise error
+    if isinstance(error, typer.TyperException):  # a wrong argument
+        text, code = error.format_message(), error.exit_code
+        if not text.strip():  # nothing was given at all, and the help has been printed
+            return code
+    elif any(kind.__module__.partition(".")[0] in _LAYERS for kind in type(error).__mro__):  # ours, on purpose
+        text, code = str(error), 2 if isinstance(error, ConfigurationError) else 1
+    else:
+        text, code = f"unexpected {type(error).__name__}: {error} (TRENDSTREAM_DEBUG=1 shows where)", 1
+    sys.stderr.write(f"trendstream: {' '.join(text.split())}\n")
+    return code

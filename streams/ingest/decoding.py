@@ -16,7 +16,7 @@ _SHOWN = 40  # characters of a value in a message
 # Only these are named with their value: the others may hold what a person wrote, or who it was.
 _HARMLESS = frozenset(
     "platform status kind quantity unit_price price unit_cost currency rating ordered_at status_at occurred_at written_at "
-    "captured_at updated_at on_hand on_order lead_time_days lines category attributes content_type".split()
+    "captured_at updated_at on_hand on_order lead_time_days".split()
 )
 _PRICES = ("unit_price", "price", "unit_cost")
 _COUNTS = ("quantity", "on_hand", "on_order", "lead_time_days")
@@ -44,14 +44,11 @@ class RecordDecoder:
 
 
 def shown(value: object) -> str:
-    """A value as messages show it: short, and with contacts masked."""
-    text = mask(value) if isinstance(value, str) else value
-    line = msgspec.json.encode(text).decode() if _is_json(text) else str(text)
-    return line if len(line) <= _SHOWN else line[: _SHOWN - 1] + "…"
-
-
-def _is_json(value: object) -> bool:
-    return value is None or isinstance(value, str | bool | int | float | list | dict)
+    """A value as messages show it: short, with contacts masked, and of a list or object the type alone."""
+    if isinstance(value, list | dict):
+        return "a list" if isinstance(value, list) else "an object"
+    text = repr(mask(value)) if isinstance(value, str) else str(value)
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
 
 
 def _not_json(error: Exception) -> Rejected:

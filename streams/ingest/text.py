@@ -9,29 +9,33 @@ import unicodedata
 EMAIL = "[email]"
 PHONE = "[phone]"
 
+_UNESCAPES = 2  # shop software often escapes twice
+
 # Inline tags vanish, so that bob<b>@</b>example.com is seen as the address it is; the others part words.
 _INLINE = re.compile(r"</?(?:a|abbr|b|big|em|font|i|mark|s|small|span|strong|sub|sup|u|wbr)(?:\s[^<>]*)?/?>", re.I)
 _TAG = re.compile(r"<(?:!--.*?--|[/!?]?[a-zA-Z][^<>]*)>", re.S)
 _SPACE = re.compile(r"\s+")
+_LOCAL = r"[\w.+%'!#$&*/=?^{|}~-]"
 _EMAIL = re.compile(
-    r"(?<![\w.+%'-])[\w.+%'-]++ ?(?:@|\uff20|\(at\)|\[at\]) ?\w[\w-]*+(?: ?(?:\.|\(dot\)|\[dot\]) ?\w[\w-]*+)+", re.I
+    rf"(?<!{_LOCAL}){_LOCAL}++ ?(?:@|\uff20|\(at\)|\[at\]) ?\w[\w-]*+(?: ?(?:\.|\(dot\)|\[dot\]) ?\w[\w-]*+)+", re.I
 )
-_PHONE = re.compile(r"(?<!\w)(?:\+|\(\+?)?\d(?:[ ().\-/\u2010-\u2015\u00a0]{0,3}\d){6,19}(?!\w)")
-_MONEY_OR_DATE = re.compile(r"\d{4}-\d\d-\d\d|\d{1,2}[./-]\d{1,2}[./-]\d{4}|\d{1,4}(?:[.,]\d{3})+")
+_PHONE = re.compile(r"(?<!\w)(?:\+|\(\+?)?\d(?:[ ().\-/\u2010-\u2015]{0,3}\d){6,19}(?!\w)")
+_DAY = r"(?:0?[1-9]|[12]\d|3[01])"
+_DATE = re.compile(rf"(?:19|20)\d\d-[01]\d-[0-3]\d|{_DAY}[./-]{_DAY}[./-](?:19|20)\d\d")
 
 
 def clean(text: str) -> str:
     """Text in Unicode NFC with markup and control characters out, white space collapsed, people's contacts masked."""
     if not text:
         return ""
-    if "&" in text:
-        text = html.unescape(text)
+    for _ in range(_UNESCAPES):
+        if "&" in text:
+            text = html.unescape(text)
     if "<" in text:
         text = _TAG.sub(" ", _INLINE.sub("", text))
-    text = unicodedata.normalize("NFC", text)
     if not text.isprintable():
         text = "".join([_plain(c) for c in text])
-    return mask(_SPACE.sub(" ", text).strip())
+    return mask(_SPACE.sub(" ", unicodedata.normalize("NFC", text)).strip())
 
 
 def mask(text: str) -> str:
@@ -53,4 +57,4 @@ def _plain(character: str) -> str:
 
 
 def _number(found: re.Match[str]) -> str:
-    return found[0] if _MONEY_OR_DATE.fullmatch(found[0]) else PHONE
+    return found[0] if _DATE.fullmatch(found[0]) else PHONE

@@ -33,12 +33,12 @@ class AdsDecisions:
         if self.sold_out[row]:
             return "No bid: nothing is on hand."
         if self.stopped[row]:
-            stock, days = float(np.round(self.stock[row], 2)), float(np.round(self.days[row], 2))
+            stock, days = round(float(self.stock[row]), 2), round(float(self.days[row]), 2)
             return (
                 f"No bid: {units(stock)} on hand or on order run out within {span(days)} "
                 f"with a probability of {self.risk[row]:.1%}."
             )
-        change = float(np.round(self.multiplier[row] - 1.0, 3))
+        change = round(float(self.multiplier[row]) - 1.0, 3)
         what = f"Raise the bid by {change:.1%}" if change > 0 else f"Lower the bid by {-change:.1%}"
         return (
             f"{what if change else 'Keep the bid'}: sales over {span(self.horizon)} are forecast at "

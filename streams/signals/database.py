@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError, ProgrammingError
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
 from streams.errors import ReadModelError
 
@@ -58,9 +58,8 @@ class Database:
     def reading(self) -> Iterator[Connection]:
         """A transaction that sees one state of all tables and never waits for a writer."""
         options: dict[str, Any] = {"isolation_level": "REPEATABLE READ"} if self.postgresql else {"reading": True}
-        with self._explained(), self._engine.connect() as connection:
-            with connection.execution_options(**options).begin():
-                yield connection
+        with self._explained(), self._engine.connect().execution_options(**options) as connection, connection.begin():
+            yield connection
 
     def lock(self, connection: Connection) -> None:
         """Make other processes that ask for the lock wait until this transaction ends."""
@@ -71,7 +70,7 @@ class Database:
     def _explained(self) -> Iterator[None]:
         try:
             yield
-        except (OperationalError, ProgrammingError) as error:
+        except DBAPIError as error:
             reason = _masked(str(error.orig).strip())
             if "no such table" in reason or (self.postgresql and getattr(error.orig, "sqlstate", None) == "42P01"):
                 raise ReadModelError(f"read model {self._name}: {reason}; make its tables with migrate()") from error

@@ -35,8 +35,8 @@ class InventoryDecisions:
     review_days: float
 
     def reason(self, row: int) -> str:
-        position = float(np.round(self.on_hand[row] + self.on_order[row], 2))
-        days = float(np.round(self.lead_time_days[row] + self.review_days, 2))
+        position = round(float(self.on_hand[row] + self.on_order[row]), 2)
+        days = round(float(self.lead_time_days[row]) + self.review_days, 2)
         target = float(self.target[row])
         held = f"{units(position)} on hand or on order"
         need = f"the {units(target)} that cover {span(days)} at a service level of {self.service_level[row]:.1%}"

@@ -1,7 +1,7 @@
-"""The SQL read model: the newest score and signals of each product, for people and for systems that ask instead of read.
+"""The SQL read model: the newest score and signals of each product, for whoever would rather ask than read a topic.
 
-Newest wins, whatever the order in which records arrive, so applying a record again changes nothing. The positions in the
-topics are written in the same SQL transaction as the rows: a reader that starts from them loses nothing.
+Newest wins, whatever the order in which records arrive, so applying a record again changes nothing. The positions in
+the topics are written in the same SQL transaction as the rows: a reader that starts from them loses nothing.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from streams.codecs import decode_json
 from streams.errors import CodecError, ReadModelError
-from streams.records import HORIZONS, AdsSignal, InventorySignal, Score
+from streams.records import HORIZONS, QUANTILES, AdsSignal, InventorySignal, Score
 from streams.signals.database import Database
 from streams.signals.migrations import configuration
 from streams.signals.tables import AdsRow, InventoryRow, PositionRow, ScoreRow, Table
@@ -74,10 +74,10 @@ class ReadModel:
         }
         positions: dict[tuple[str, int], int] = {}
         for message in messages:
-            row = _row(message)
-            if row is not None:
-                rows, key, values = newest[type(row)], (row.platform, row.product_id), row.values()
-                if key not in rows or _age(values) > _age(rows[key]):
+            kind, values = _values(message)
+            if values:
+                rows, key = newest[kind], (values["platform"], values["product_id"])
+                if True:
                     rows[key] = values
             source = (message.topic, message.partition)
             positions[source] = max(positions.get(source, 0), message.offset + 1)
@@ -123,7 +123,7 @@ class ReadModel:
         """All that is known of one product, or None."""
         key = (_clean(platform), _clean(product_id))
         with self._session() as session:
-            view = ProductView(*(session.get(kind, key) for kind in (ScoreRow, InventoryRow, AdsRow)))  # type: ignore[arg-type]
+            view = ProductView(session.get(ScoreRow, key), session.get(InventoryRow, key), session.get(AdsRow, key))
         return None if view == ProductView(None, None, None) else view
 
     def _list(
@@ -156,30 +156,30 @@ class ReadModel:
         table = kind.__table__
         dialect: Any = postgresql if self._database.postgresql else sqlite
         statement = dialect.insert(table)
-        key = [column.name for column in table.primary_key]  # type: ignore[attr-defined]
+        key = [column.name for column in table.primary_key]
         statement = statement.on_conflict_do_update(
             index_elements=key,
             set_={column.name: statement.excluded[column.name] for column in table.columns if column.name not in key},
             where=tuple_(*(statement.excluded[name] for name in newer_by))
             > tuple_(*(table.c[name] for name in newer_by)),
         )
-        return int(connection.execute(statement, rows).rowcount)
+        return int(connection.execute(statement, rows, execution_options={"preserve_rowcount": True}).rowcount)
 
 
-def _row(message: Message) -> NewestRow | None:
-    """The table row of a record; None for a tombstone."""
-    reader = _READERS.get(message.topic)
-    if reader is None:
+def _values(message: Message) -> tuple[type[NewestRow], dict[str, Any]]:
+    """The table of a record and its column values; none for a tombstone."""
+    if message.topic not in _READERS:
         raise ReadModelError(f"topic {message.topic!r} has no table; the read model takes {', '.join(READ_TOPICS)}")
+    kind, read = _READERS[message.topic]
     if message.value is None:
-        return None
+        return kind, {}
     try:
-        return reader(message, message.value)
-    except CodecError as error:
+        return kind, read(message, message.value)
+    except (CodecError, KeyError) as error:  # KeyError: a quantile or a class that the score does not have
         raise CodecError(f"{message.topic}/{message.partition} at offset {message.offset}: {error}") from error
 
 
-def _score_row(message: Message, value: bytes) -> ScoreRow:
+def _score_values(message: Message, value: bytes) -> dict[str, Any]:
     score = decode_json(value, Score)
     horizons = {horizon.days: horizon for horizon in score.horizons}
     if set(horizons) != set(HORIZONS):
@@ -188,7 +188,7 @@ def _score_row(message: Message, value: bytes) -> ScoreRow:
     for days, horizon in horizons.items():
         values = {
             "expected": horizon.expected,
-            **{f"q{round(float(level) * 100)}": units for level, units in horizon.quantiles.items()},
+            **{f"q{round(level * 100)}": horizon.quantiles[str(level)] for level in QUANTILES},
             "baseline": horizon.baseline,
             "trend": horizon.trend,
             "class": horizon.trend_class,
@@ -196,44 +196,44 @@ def _score_row(message: Message, value: bytes) -> ScoreRow:
             "p_falling": horizon.probabilities["falling"],
         }
         numbers |= {f"{name}_{days}": number for name, number in values.items()}
-    return ScoreRow(
+    return {
         **_shared(message, score),
-        window_id=_clean(score.window_id),
-        window_kind=score.window_kind,
-        events_offset=score.events_offset,
-        head_late=score.head_late,
-        missing=score.missing,
-        contributions=score.contributions,
+        "window_id": _clean(score.window_id),
+        "window_kind": score.window_kind,
+        "events_offset": score.events_offset,
+        "head_late": score.head_late,
+        "missing": score.missing,
+        "contributions": score.contributions,
         **numbers,
-    )
+    }
 
 
-def _inventory_row(message: Message, value: bytes) -> InventoryRow:
+def _inventory_values(message: Message, value: bytes) -> dict[str, Any]:
     signal = decode_json(value, InventorySignal)
-    return InventoryRow(
+    return {
         **_shared(message, signal),
-        signal_id=_clean(signal.signal_id),
-        on_hand=signal.on_hand,
-        on_order=signal.on_order,
-        lead_time_days=signal.lead_time_days,
-        service_level=signal.service_level,
-        expected_demand=signal.expected_demand,
-        reorder_point=signal.reorder_point,
-        suggested_order=signal.suggested_order,
-        reason=_clean(signal.reason),
-    )
+        "signal_id": _clean(signal.signal_id),
+        "on_hand": signal.on_hand,
+        "on_order": signal.on_order,
+        "lead_time_days": signal.lead_time_days,
+        "service_level": signal.service_level,
+        "expected_demand": signal.expected_demand,
+        "reorder_point": signal.reorder_point,
+        "suggested_order": signal.suggested_order,
+        "reason": _clean(signal.reason),
+    }
 
 
-def _ads_row(message: Message, value: bytes) -> AdsRow:
+def _ads_values(message: Message, value: bytes) -> dict[str, Any]:
     signal = decode_json(value, AdsSignal)
-    return AdsRow(
+    return {
         **_shared(message, signal),
-        signal_id=_clean(signal.signal_id),
-        bid_multiplier=signal.bid_multiplier,
-        trend=signal.trend,
-        confidence=signal.confidence,
-        reason=_clean(signal.reason),
-    )
+        "signal_id": _clean(signal.signal_id),
+        "bid_multiplier": signal.bid_multiplier,
+        "trend": signal.trend,
+        "confidence": signal.confidence,
+        "reason": _clean(signal.reason),
+    }
 
 
 def _shared(message: Message, record: Score | InventorySignal | AdsSignal) -> dict[str, Any]:
@@ -269,9 +269,9 @@ def _column(kind: type[ScoreRow], name: str) -> InstrumentedAttribute[Any]:
     return getattr(kind, name)  # type: ignore[no-any-return]
 
 
-_READERS: dict[str, Callable[[Message, bytes], NewestRow]] = {
-    "trend.scores": _score_row,
-    "signals.inventory": _inventory_row,
-    "signals.ads": _ads_row,
+_READERS: dict[str, tuple[type[NewestRow], Callable[[Message, bytes], dict[str, Any]]]] = {
+    "trend.scores": (ScoreRow, _score_values),
+    "signals.inventory": (InventoryRow, _inventory_values),
+    "signals.ads": (AdsRow, _ads_values),
 }
 READ_TOPICS = tuple(_READERS)

@@ -12,7 +12,7 @@ from streams.errors import SnapshotError
 from streams.records import PREDICTIONS, AdsSignal, InventorySignal, split_product, window_id
 from streams.signals.ads import decide_ads
 from streams.signals.config import SignalConfig
-from streams.signals.demand import Bools, Demand
+from streams.signals.demand import Bools, Demand, Floats
 from streams.signals.inventory import decide_inventory
 from streams.stage import Message, Output, TaskKey
 
@@ -73,6 +73,11 @@ class SignalStage:
         ads = decide_ads(rows, demand, self._config)
         products, models, heads = rows["product"], rows["model"], rows["head"]
         ends, kinds, revisions, as_of = (rows[name].tolist() for name in ("end", "kind", "revision", "as_of"))
+        on_hand, on_order = _rounded(inventory.on_hand, 3), _rounded(inventory.on_order, 3)
+        lead_time, service_level = _rounded(inventory.lead_time_days, 3), _rounded(inventory.service_level, 4)
+        expected, reorder_point = _rounded(inventory.expected_demand, 3), _rounded(inventory.reorder_point, 0)
+        suggested_order = inventory.suggested_order.tolist()
+        multiplier, trend, confidence = (_rounded(c, 4) for c in (ads.multiplier, ads.trend, ads.confidence))
         outputs: list[Output] = []
         for row, product in enumerate(products):
             platform, product_id = split_product(product)
@@ -87,13 +92,13 @@ class SignalStage:
                     product_id=product_id,
                     window_end=ends[row],
                     as_of=as_of[row],
-                    on_hand=_rounded(inventory.on_hand[row], 3),
-                    on_order=_rounded(inventory.on_order[row], 3),
-                    lead_time_days=_rounded(inventory.lead_time_days[row], 3),
-                    service_level=_rounded(inventory.service_level[row], 4),
-                    expected_demand=_rounded(inventory.expected_demand[row], 3),
-                    reorder_point=_rounded(inventory.reorder_point[row], 0),
-                    suggested_order=int(inventory.suggested_order[row]),
+                    on_hand=on_hand[row],
+                    on_order=on_order[row],
+                    lead_time_days=lead_time[row],
+                    service_level=service_level[row],
+                    expected_demand=expected[row],
+                    reorder_point=reorder_point[row],
+                    suggested_order=suggested_order[row],
                     reason=inventory.reason(row),
                     model=models[row],
                     head=heads[row],
@@ -107,9 +112,9 @@ class SignalStage:
                 product_id=product_id,
                 window_end=ends[row],
                 as_of=as_of[row],
-                bid_multiplier=_rounded(ads.multiplier[row], 4),
-                trend=_rounded(ads.trend[row], 4),
-                confidence=_rounded(ads.confidence[row], 4),
+                bid_multiplier=multiplier[row],
+                trend=trend[row],
+                confidence=confidence[row],
                 reason=ads.reason(row),
                 model=models[row],
                 head=heads[row],
@@ -126,5 +131,5 @@ def _finite(rows: Rows, column: str) -> Bools:
     return np.asarray(np.isfinite(rows[column]).all(axis=1))
 
 
-def _rounded(value: float, digits: int) -> float:
-    return round(float(value), digits) + 0.0  # no negative zero
+def _rounded(column: Floats, digits: int) -> list[float]:
+    return [round(value, digits) + 0.0 for value in column.tolist()]  # + 0.0: no negative zero

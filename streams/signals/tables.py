@@ -5,8 +5,6 @@ Instants are epoch ms. `log_offset` is the record's offset in its topic: it brea
 
 from __future__ import annotations
 
-from typing import Any
-
 from sqlalchemy import JSON, BigInteger, Double, Index, Integer, Text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -19,10 +17,6 @@ class Table(DeclarativeBase):
         list[str]: JSON,
         dict[str, float]: JSON,
     }
-
-    def values(self) -> dict[str, Any]:
-        """Column values by name."""
-        return {column.name: getattr(self, column.name) for column in self.__table__.columns}
 
 
 class Newest:

@@ -44,7 +44,7 @@ def _newest() -> list[sa.schema.SchemaItem]:
 
 
 def _score() -> list[sa.Column[object]]:
-    columns = [
+    columns: list[sa.Column[object]] = [
         *_texts("window_id", "window_kind"),
         *_integers("events_offset"),
         sa.Column("head_late", sa.Boolean(), nullable=False),

@@ -1,0 +1,87 @@
+"""`trendstream topics`: create the topics, list them, and print what is in them."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from deploy.brokers import find_bootstrap
+from deploy.errors import ConfigurationError
+from deploy.settings import load_settings
+
+topics = typer.Typer(help="Create the topics, list them, and print what is in them.", no_args_is_help=True)
+
+Bootstrap = Annotated[str | None, typer.Option(help="host:port of Kafka; default: TRENDSTREAM_BOOTSTRAP.")]
+
+
+@topics.command()
+def create(
+    bootstrap: Bootstrap = None,
+    partitions: Annotated[int | None, typer.Option(min=1, help="Of the topics keyed by product; default: 4.")] = None,
+) -> None:
+    """Make every topic that is missing. Topics that are there stay as they are."""
+    from deploy.topics import create_topics
+
+    settings = load_settings(bootstrap=bootstrap, partitions=partitions)
+    made = create_topics(find_bootstrap(settings), settings.partitions)
+    typer.echo(f"made {len(made)} topics: {', '.join(made)}" if made else "every topic is there already")
+
+
+@topics.command("list")
+def list_(bootstrap: Bootstrap = None) -> None:
+    """Show every topic: partitions, records, cleanup, and what it is for."""
+    from deploy.topics import describe_topics
+
+    address = find_bootstrap(load_settings(bootstrap=bootstrap))
+    table = Table(title=f"topics on {address}", title_justify="left")
+    for heading in ("topic", "partitions", "end offsets", "cleanup", "key", "what it holds"):
+        table.add_column(heading, justify="right" if heading == "partitions" else "left")
+    for state in describe_topics(address):
+        topic = state.topic
+        kept = "compacted" if topic.compacted else f"{topic.retention_days} days"
+        ends = " ".join(map(str, state.ends)) if state.partitions else "not there"
+        table.add_row(topic.name, str(state.partitions or "-"), ends, kept, topic.key, topic.about)
+    Console().print(table)
+
+
+@topics.command()
+def cat(
+    topic: Annotated[str, typer.Argument(help="Name of the topic.")],
+    limit: Annotated[int, typer.Option(min=1, help="Kafka records to print.")] = 10,
+    rows: Annotated[int, typer.Option(min=1, help="Rows of each record to print, where a record is a batch.")] = 5,
+    partition: Annotated[int | None, typer.Option(min=0, help="Only this partition.")] = None,
+    latest: Annotated[
+        bool, typer.Option("--latest/--from-beginning", help="The newest records, or the oldest.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document a line, nothing shortened.")] = False,
+    product: Annotated[str, typer.Option(help="Only this product, platform:product_id.")] = "",
+    bootstrap: Bootstrap = None,
+) -> None:
+    """Print committed records so that a person can read them; with --json, so that a program can."""
+    from deploy import rendering
+    from deploy.topics import read_topic
+    from streams.topics import TOPICS
+
+    if topic not in TOPICS:
+        raise ConfigurationError(f"no topic {topic!r}; choose one of {', '.join(TOPICS)}")
+    address = find_bootstrap(load_settings(bootstrap=bootstrap))
+    console = Console()
+    printed = 0
+    # With --product the newest records are not known before they are read: look at all of them.
+    messages = read_topic(address, topic, partition=partition, latest=limit if latest and not product else None)
+    if product:
+        messages = rendering.of_product(messages, product, limit if latest else None)
+    for message in messages:
+        if as_json:
+            for line in rendering.json_lines(message, product):
+                typer.echo(line)
+        else:
+            console.print(rendering.render(message, max_rows=rows, product=product))
+        printed += 1
+        if printed == limit:
+            break
+    if not printed and not as_json:
+        console.print(f"{topic} holds no {'such ' if product or partition is not None else ''}record")

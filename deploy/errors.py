@@ -1,0 +1,26 @@
+"""The error tree of `deploy`: each message names the thing, the value and the way out."""
+
+from streams.errors import ConfigurationError
+
+
+class DeployError(Exception):
+    """Root of every error that this package raises on purpose."""
+
+
+class LocalKafkaError(DeployError):
+    """The local broker cannot run here, did not start, or its folder is not usable."""
+
+
+class SourceError(DeployError):
+    """The data to load is missing, or not what it should be."""
+
+
+class ReplayError(DeployError):
+    """Events could not be handed to the broker."""
+
+
+class TopicError(DeployError):
+    """A topic is missing, or is not what the table of topics says."""
+
+
+__all__ = ["ConfigurationError", "DeployError", "LocalKafkaError", "ReplayError", "SourceError", "TopicError"]

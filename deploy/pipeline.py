@@ -1,0 +1,105 @@
+"""Where stages get their settings: one `StageSpec` a stage, for Kafka and for the in-process log alike."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from featurizers.windows import WindowConfig, WindowStage
+from model.learning import LearnerConfig, LearnerStage
+from streams.ingest.clock import IngestClock
+from streams.ingest.stage import IngestStage
+
+from deploy.errors import ConfigurationError
+from deploy.settings import Settings
+from model.heads import HeadStore
+from model.labels import LabelConfig, LabelStage
+from model.registry import Bundle, load_bundle, newest, untrained_bundle
+from model.scoring import InferenceConfig, InferenceStage
+from streams.ingest.config import IngestConfig
+from streams.signals.config import SignalConfig
+from streams.signals.stage import SignalStage
+from streams.stage import StageSpec
+from streams.topics import PLATFORM_TOPICS
+
+NO_LIVE_MS = 2**60  # a live interval that never passes: close windows alone
+
+
+def ingest_config(settings: Settings) -> IngestConfig:
+    return IngestConfig(
+        partitions=settings.partitions, platforms=settings.calendars(), secret=settings.secret_bytes()
+    )
+
+
+def ingest_spec(settings: Settings) -> StageSpec:
+    config = ingest_config(settings)
+    return StageSpec(
+        "ingest",
+        PLATFORM_TOPICS,
+        lambda task: IngestStage(task, config),
+        batched=True,
+        clock=lambda: IngestClock(settings.partitions, idle_ms=settings.idle_ms),
+    )
+
+
+def windows_spec(settings: Settings, live: bool = True) -> StageSpec:
+    config = WindowConfig(
+        platforms=settings.calendars(),
+        live_interval_ms=settings.live_interval_ms if live else NO_LIVE_MS,
+        live_rows=settings.live_rows,
+    )
+    return StageSpec("windows", ("trend.events",), lambda task: WindowStage(task, config))
+
+
+def inference_spec(
+    settings: Settings, bundle: Bundle, recorded: Mapping[tuple[int, int], tuple[str, int]] | None = None
+) -> StageSpec:
+    """`recorded` are the heads that earlier predictions name, for folding a log again."""
+    heads = HeadStore(bundle.version)
+    return StageSpec(
+        "inference",
+        ("trend.windows",),
+        lambda task: InferenceStage(task, InferenceConfig(), bundle, heads, recorded),
+        stateful=False,
+        versioned={"model.heads": heads},
+        ready_timeout_ms=settings.head_wait_ms,
+    )
+
+
+def labels_spec(settings: Settings) -> StageSpec:
+    del settings
+    return StageSpec("labels", ("trend.predictions",), lambda task: LabelStage(task, LabelConfig()))
+
+
+def learner_spec(settings: Settings, bundle: Bundle) -> StageSpec:
+    config = LearnerConfig(
+        partitions=settings.partitions,
+        model=bundle.version,
+        dispersion=bundle.dispersion,
+        categories=bundle.categories,
+    )
+    return StageSpec("learner", ("trend.matured",), lambda task: LearnerStage(task, config))
+
+
+def signals_spec(settings: Settings) -> StageSpec:
+    del settings
+    config = SignalConfig()
+    return StageSpec("signals", ("trend.predictions",), lambda task: SignalStage(task, config), stateful=False)
+
+
+def current_bundle(settings: Settings) -> Bundle:
+    """The newest trained bundle of the model folder; the baseline, as an untrained one, before the first training."""
+    path = newest(settings.model_dir)
+    torch.set_num_threads(1)  # the same sums in the same order wherever it runs; more partitions use more cores
+    return load_bundle(path, device(settings)) if path else untrained_bundle(device=device(settings))
+
+
+def device(settings: Settings) -> str:
+    """`auto` is the GPU where there is one."""
+    if settings.device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if settings.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigurationError("TRENDSTREAM_DEVICE is cuda, and no GPU is to be seen; set it to auto or cpu")
+    return settings.device
+
+

@@ -1,0 +1,167 @@
+"""The topics on a broker: make them from the table in streams/topics.py, list them, read them for people."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import logging
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec  # type: ignore[attr-defined]
+
+from deploy.errors import TopicError
+from streams.errors import BrokerError
+from streams.kafka import partition_counts, read
+from streams.stage import Message
+from streams.topics import TOPICS, Topic, topics
+
+_SILENT = logging.getLogger("deploy.topics.librdkafka")
+_SILENT.addHandler(logging.NullHandler())
+_SILENT.propagate = False  # every failure comes back as an error; the library's own lines would only repeat it
+
+
+@dataclass(frozen=True)
+class TopicState:
+    """One topic as it lies on the broker."""
+
+    topic: Topic
+    partitions: int  # 0: it is not there
+    ends: tuple[int, ...]  # end offset of each partition
+    records: int  # end offsets less first offsets: an upper bound, marks of transactions count too
+
+
+def answers(bootstrap: str, timeout_s: float = 2.0) -> bool:
+    """Whether a broker answers at that address and takes part in its cluster."""
+    try:
+        return bool(_admin(bootstrap).list_topics(timeout=timeout_s).brokers)
+    except KafkaException:
+        return False
+
+
+def create_topics(bootstrap: str, partitions: int, timeout_s: float = 30.0) -> list[str]:
+    """Make the topics that are missing; names of the new ones. They can be written and read when this returns.
+
+    Raises TopicError when one is there with another number of partitions: records would go to the wrong task.
+    """
+    there = _counts(bootstrap, timeout_s)
+    missing = []
+    for topic in topics(partitions):
+        found = there.get(topic.name)
+        if found is None:
+            missing.append(topic)
+        elif found != topic.partitions:
+            raise TopicError(
+                f"topic {topic.name} has {found} partitions on {bootstrap}, and should have {topic.partitions}; set "
+                "TRENDSTREAM_PARTITIONS to what the topics were made with, or delete them and begin anew"
+            )
+    if missing:
+        admin = _admin(bootstrap)
+        _make(admin, missing, timeout_s)
+        _wait_usable(admin, bootstrap, {t.name: t.partitions for t in missing}, timeout_s)
+    return [t.name for t in missing]
+
+
+def describe_topics(bootstrap: str, timeout_s: float = 10.0) -> list[TopicState]:
+    """Every topic of the table, in its order."""
+    there = _counts(bootstrap, timeout_s)
+    held = {name: there[name] for name in TOPICS if name in there}
+    ranges = _offsets(_admin(bootstrap), held, timeout_s)
+    states = []
+    for topic in TOPICS.values():
+        count = held.get(topic.name, 0)
+        own = [ranges[topic.name, p] for p in range(count)]
+        states.append(TopicState(topic, count, tuple(end for _, end in own), sum(end - first for first, end in own)))
+    return states
+
+
+def read_topic(
+    bootstrap: str,
+    name: str,
+    *,
+    partition: int | None = None,
+    latest: int | None = None,
+    timeout_s: float = 10.0,
+) -> Iterator[Message]:
+    """Every committed record that lies in the topic now, or only the `latest` newest ones, oldest first.
+
+    Raises TopicError for a topic or partition that is not there.
+    """
+    count = _counts(bootstrap, timeout_s).get(name)
+    if count is None:
+        raise TopicError(f"topic {name} is not on {bootstrap}; see `trendstream topics list`")
+    if partition is not None and not 0 <= partition < count:
+        raise TopicError(f"topic {name} has no partition {partition}; it has 0 to {count - 1}")
+    chosen = range(count) if partition is None else (partition,)
+    if latest is None:
+        # One after the other: offsets in order are what a person looks for.
+        return itertools.chain.from_iterable(read(bootstrap, name, [p], timeout=timeout_s) for p in chosen)
+    ranges = _offsets(_admin(bootstrap), {name: count}, timeout_s)
+    # Marks of transactions take offsets too, one a commit at most beside one record at least: twice is far enough.
+    start = {p: max(ranges[name, p][0], ranges[name, p][1] - 2 * latest) for p in chosen}
+    newest = heapq.nlargest(
+        latest,
+        read(bootstrap, name, chosen, start, timeout=timeout_s),
+        key=lambda m: (m.timestamp, m.partition, m.offset),
+    )
+    return reversed(newest)
+
+
+def _make(admin: AdminClient, missing: list[Topic], timeout_s: float) -> None:
+    asked = admin.create_topics(
+        [NewTopic(t.name, t.partitions, replication_factor=-1, config=t.configuration()) for t in missing],
+        operation_timeout=timeout_s,
+    )
+    for name, future in asked.items():
+        try:
+            future.result()
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:  # another worker was quicker
+                raise TopicError(f"topic {name} could not be made: {error.args[0].str()}") from error
+
+
+def _wait_usable(admin: AdminClient, bootstrap: str, wanted: dict[str, int], timeout_s: float) -> None:
+    # The broker says "made" before every partition can be read and written.
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            if wanted.items() <= _counts(bootstrap, timeout_s).items():
+                _offsets(admin, wanted, timeout_s)
+                return
+        except BrokerError:
+            if time.monotonic() > deadline:
+                raise
+        if time.monotonic() > deadline:
+            raise TopicError(f"topics {', '.join(wanted)} were made, but {bootstrap} does not show all of them")
+        time.sleep(0.02)
+
+
+def _offsets(admin: AdminClient, counts: dict[str, int], timeout_s: float) -> dict[tuple[str, int], tuple[int, int]]:
+    """First and end offset (the next one to be written) of every partition of the topics."""
+    places = [TopicPartition(name, p) for name, count in counts.items() for p in range(count)]
+    if not places:
+        return {}
+    found = []
+    for spec in (OffsetSpec.earliest(), OffsetSpec.latest()):  # type: ignore[no-untyped-call]
+        asked = admin.list_offsets(dict.fromkeys(places, spec), request_timeout=timeout_s)
+        found.append({(place.topic, place.partition): future for place, future in asked.items()})
+    first, end = found
+    try:
+        return {place: (int(first[place].result().offset), int(end[place].result().offset)) for place in first}
+    except KafkaException as error:
+        raise BrokerError(f"offsets of topics {', '.join(counts)}: {error.args[0].str()}") from error
+
+
+def _counts(bootstrap: str, timeout_s: float) -> dict[str, int]:
+    try:
+        return partition_counts(bootstrap, timeout_s)
+    except BrokerError as error:
+        raise BrokerError(
+            f"{error}; start one with `trendstream broker start`, or set TRENDSTREAM_BOOTSTRAP"
+        ) from error
+
+
+def _admin(bootstrap: str) -> AdminClient:
+    return AdminClient({"bootstrap.servers": bootstrap, "log_level": 0}, logger=_SILENT)

@@ -1,0 +1,129 @@
+"""What a forecast says: units over each horizon as gamma-Poisson counts, their quantiles, and the trend classes.
+
+    y_b | u ~ Poisson(M_b u), u gamma with mean 1, one u for all buckets;  Y_h = sum of y_b ~ NB(M_h, r_h')
+    M_b = mu_b exp(s2_b / 2)        1/r_h' = (1 + 1/r_h) exp(s2_h) - 1
+
+Definitions: docs/forecast.md, "Predictive distribution" and "Baseline and class".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from model.calibration import backward, forward
+from model.heads import LEAST
+from streams import negative_binomial
+from streams.records import CLASSES, DELAYS, QUANTILES, THRESHOLDS, Trend
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+MEDIAN = QUANTILES.index(0.5)
+_SURGE, _RISE, _FALL = (THRESHOLDS.index(name) for name in ("surge", "rise", "fall"))
+
+
+@dataclass(frozen=True, eq=False)
+class Forecast:
+    """Rows of forecasts. Units count from the window's `end`, those already sold in an open day included."""
+
+    mean: Floats  # [n, delays] M_b
+    total: Floats  # [n, horizons] M_h
+    dispersion: Floats  # [n, horizons] r of what is still to come
+    quantiles: Floats  # [n, horizons, quantiles]
+    probabilities: Floats  # [n, horizons, classes]
+    trend: Floats  # [n, horizons] log2((M_h + 1/2) / (B_h + 1/2))
+
+    @property
+    def median(self) -> Floats:
+        """[n, horizons]"""
+        return self.quantiles[:, :, MEDIAN]
+
+
+def predict(
+    mu: Floats,
+    s2: Floats,
+    dispersion: Floats,
+    baseline: Floats,
+    thresholds: Ints,
+    conformal: Floats,
+    open_units: npt.NDArray[np.integer] | None = None,
+    open_share: Floats | None = None,
+) -> Forecast:
+    """From mu and s2 [n, delays] (see heads.correct), r [n, horizons] of each row's sales class, baseline [n, delays],
+    thresholds [n, horizons, 3] and the head's conformal map [horizons, knots].
+
+    `open_units` and `open_share` [n]: what a live window has seen of the first bucket, and its share that is over.
+    """
+    n = len(mu)
+    mean = np.maximum(mu * np.exp(s2 / 2), LEAST)
+    r = spread(mean, s2, dispersion)
+    seen = np.zeros(n) if open_units is None else np.asarray(open_units, np.float64)
+    rest, left = mean, r
+    if open_units is not None:
+        share = np.zeros(n) if open_share is None else np.clip(open_share, 0.0, 1.0)
+        rest, left = remaining(mean, r, seen, share)
+    rest_total = accumulate(rest)
+    total = rest_total + seen[:, None]
+    quantiles = np.empty((n, DELAYS, len(QUANTILES)))
+    for h in range(DELAYS):
+        level = forward(conformal[h], QUANTILES)
+        quantiles[:, h] = negative_binomial.quantile(level[None, :], rest_total[:, h, None], left[:, h, None])
+    quantiles = np.maximum.accumulate(quantiles, axis=1) + seen[:, None, None]
+    first = rest.copy()
+    first[:, 0] += seen
+    return Forecast(
+        mean=first,
+        total=total,
+        dispersion=left,
+        quantiles=quantiles,
+        probabilities=classify(rest_total, left, thresholds, conformal, seen),
+        trend=np.log2((total + 0.5) / (accumulate(baseline) + 0.5)),
+    )
+
+
+def accumulate(buckets: Floats) -> Floats:
+    """Sums over horizons [n, horizons] of buckets [n, delays]."""
+    return np.cumsum(buckets, axis=1)
+
+
+def spread(mean: Floats, s2: Floats, dispersion: Floats) -> Floats:
+    """r_h' [n, horizons]: r_h widened by the uncertainty of the mean, s2 weighted by the buckets' means."""
+    s2_total = accumulate(mean * s2) / accumulate(mean)
+    inverse = (1 + 1 / dispersion) * np.exp(s2_total) - 1
+    return 1 / np.maximum(inverse, 1 / negative_binomial.MAX_R)
+
+
+def remaining(mean: Floats, r: Floats, seen: Floats, share: Floats) -> tuple[Floats, Floats]:
+    """Means [n, delays] and r [n, horizons] of what is still to come, after `seen` units [n] in a share of the first
+    bucket: the posterior of u, which all buckets have in common."""
+    rest = mean.copy()
+    rest[:, 0] *= 1 - share
+    factor, left = negative_binomial.posterior((mean[:, 0] * share)[:, None], seen[:, None], r)
+    return np.maximum(rest * factor, LEAST), left
+
+
+def classify(total: Floats, r: Floats, thresholds: Ints, conformal: Floats, seen: Floats) -> Floats:
+    """Probabilities [n, horizons, classes] of sums with mean `total` and r [n, horizons], `seen` units [n] ahead.
+
+    A longer horizon never has fewer units than a shorter one: its distribution function is the least of theirs, as its
+    quantiles are the largest.
+    """
+    out = np.empty((len(total), DELAYS, len(CLASSES)))
+    for h in range(DELAYS):
+        k = thresholds[:, h].astype(np.float64)  # [n, 3]
+        last = np.stack([k[:, _SURGE] - 1, k[:, _RISE] - 1, k[:, _FALL]], axis=1)
+        below = np.ones_like(last)  # F
+        for shorter in range(h + 1):
+            own = negative_binomial.cdf(last - seen[:, None], total[:, shorter, None], r[:, shorter, None])
+            below = np.minimum(below, backward(conformal[shorter], own))
+        surge = np.where(k[:, _SURGE] < 0, 1.0, below[:, 0])
+        rise = np.minimum(np.where(k[:, _RISE] < 0, 1.0, below[:, 1]), surge)
+        fall = np.minimum(np.where(k[:, _FALL] < 0, 0.0, below[:, 2]), rise)
+        out[:, h, Trend.SURGING] = 1 - surge
+        out[:, h, Trend.RISING] = surge - rise
+        out[:, h, Trend.FALLING] = fall
+        out[:, h, Trend.STEADY] = rise - fall
+    return out

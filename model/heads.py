@@ -1,0 +1,206 @@
+"""Online heads: a small Bayesian correction of the network's means, per delay bucket.
+
+    log mu_b = log B_b + f_b + x_b'theta_b        x_b = [1, category effects, f_b, components of phi]
+
+The intercept and the category effects are one level for all buckets, learnt from the first alone: a long bucket's
+residual arrives when the baseline has caught up and would correct twice. The other buckets learn what is their own
+(f_b and the components), slowly. Definitions: docs/forecast.md, "Online update".
+
+Everything here adds up element by element in a fixed order, so that a row's numbers do not depend on its company.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from model.errors import ModelError
+from streams.codecs import decode_json
+from streams.records import COMPONENTS, DELAYS, HORIZONS, Head, SalesClass
+from streams.stage import Message
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+OWN = 1 + COMPONENTS  # features that belong to one bucket: f_b and the components
+RESIDUAL_LIMIT = 4.0  # of a Pearson residual
+LEAST = 1e-9  # of a mean
+KNOTS = 19  # levels of the conformal map, see model/calibration.py
+
+
+@dataclass(frozen=True)
+class Prior:
+    """Prior variances of theta: how far the log mean may lie from the network's."""
+
+    level: float = 0.09
+    category: float = 0.04
+    network: float = 0.01  # slope on f_b
+    component: float = 0.0016  # slope on a component, which is in standard deviations
+
+    def covariance(self, categories: int) -> Floats:
+        """[delays, features, features], the same for every bucket."""
+        variances = [self.level, *[self.category] * categories, self.network, *[self.component] * COMPONENTS]
+        return np.broadcast_to(np.diag(variances), (DELAYS, len(variances), len(variances))).astype(np.float64)
+
+
+def feature_count(categories: int) -> int:
+    return 1 + categories + OWN
+
+
+def head_version(model: str, epoch: int) -> str:
+    """`<model>-e<epoch>`; epoch 0 is the frozen head."""
+    return f"{model}-e{epoch}" if epoch else f"{model}-frozen"
+
+
+def identity_map() -> Floats:
+    """[horizons, knots] the conformal map that changes nothing."""
+    return np.broadcast_to(np.arange(1, KNOTS + 1) / (KNOTS + 1), (len(HORIZONS), KNOTS)).astype(np.float64)
+
+
+def frozen_head(model: str, dispersion: Floats, categories: Sequence[str], epoch: int = 0) -> Head:
+    """The network as it was trained: theta 0, no uncertainty beyond `dispersion` [horizons, sales classes].
+
+    Its covariance is 0 and not the prior's: its r was fitted with all of its errors in it. With `epoch` it is what the
+    learner publishes while the frozen network is the champion.
+    """
+    features = feature_count(len(categories))
+    return Head(
+        version=head_version(model, epoch),
+        model=model,
+        epoch=epoch,
+        theta=np.zeros((DELAYS, features)).tolist(),
+        covariance=np.zeros((DELAYS, features, features)).tolist(),
+        dispersion=np.asarray(dispersion, np.float64).reshape(len(HORIZONS), len(SalesClass)).tolist(),
+        categories=list(categories),
+        conformal=identity_map().tolist(),
+        rows=0,
+    )
+
+
+def row_dispersion(head: Head, sales_class: npt.NDArray[np.integer]) -> Floats:
+    """r [n, horizons] of rows by their sales class [n]."""
+    r: Floats = np.asarray(head.dispersion, np.float64).T[sales_class]
+    return r
+
+
+def category_codes(categories: Sequence[str], category: Sequence[str] | npt.NDArray[np.object_]) -> Ints:
+    """[n] index into `categories`, -1 for one that the head does not know."""
+    index = {name: code for code, name in enumerate(categories)}
+    return np.fromiter((index.get(name, -1) for name in category), np.int64, len(category))
+
+
+def correct(
+    head: Head, log_baseline: Floats, f: Floats, components: Floats, category: Sequence[str] | npt.NDArray[np.object_]
+) -> tuple[Floats, Floats]:
+    """mu [n, delays] and s2 [n, delays], the variance of log mu, from log B and f [n, delays], components [n, 8]."""
+    codes = category_codes(head.categories, category)
+    theta = np.asarray(head.theta, np.float64)
+    covariance = np.asarray(head.covariance, np.float64)
+    if theta.shape != (DELAYS, feature_count(len(head.categories))):
+        raise ModelError(f"head {head.version}: theta is {theta.shape} for {len(head.categories)} categories; drop it")
+    log_mean, s2 = np.empty(f.shape, np.float64), np.empty(f.shape, np.float64)
+    for b in range(DELAYS):
+        shift, s2[:, b] = effect(theta[b], covariance[b], f[:, b], components, codes)
+        log_mean[:, b] = log_baseline[:, b] + f[:, b] + shift
+    return np.exp(log_mean), s2
+
+
+def effect(theta: Floats, covariance: Floats, f: Floats, components: Floats, codes: Ints) -> tuple[Floats, Floats]:
+    """x'theta and x'Px [n] of one bucket: theta [features], covariance [features, features], f [n], codes [n]."""
+    categories = len(theta) - 1 - OWN
+    f64, c64 = np.asarray(f, np.float64), np.asarray(components, np.float64)
+    dense = [np.ones(len(f64)), f64, *(np.ascontiguousarray(c64[:, k]) for k in range(COMPONENTS))]
+    place = [0, *range(1 + categories, len(theta))]  # of the dense features
+    known = codes >= 0
+    at = np.where(known, codes + 1, 0)  # of each row's category
+    shift = np.where(known, theta[at], 0.0)
+    variance = np.where(known, covariance[at, at], 0.0)
+    for i, (x, p) in enumerate(zip(dense, place, strict=True)):
+        shift = shift + x * theta[p]
+        across = np.where(known, covariance[at, p], 0.0)
+        for y, q in zip(dense[i + 1 :], place[i + 1 :], strict=True):
+            across = across + y * covariance[p, q]
+        variance = variance + x * (x * covariance[p, p] + 2 * across)
+    return shift, np.maximum(variance, 0.0)
+
+
+def design(f: Floats, components: Floats, codes: Ints, categories: int) -> Floats:
+    """x [n, features] of one bucket."""
+    x = np.zeros((len(f), feature_count(categories)))
+    x[:, 0] = 1.0
+    known = np.flatnonzero(codes >= 0)
+    x[known, codes[known] + 1] = 1.0
+    x[:, 1 + categories] = f
+    x[:, 2 + categories :] = components
+    return x
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# One bucket's update, step by step.
+
+
+def forget(theta: Floats, covariance: Floats, prior: Floats, keep: Floats) -> tuple[Floats, Floats]:
+    """Draw theta and P towards the prior; `keep` [features] is the diagonal of Gamma."""
+    drawn = keep[:, None] * covariance * keep[None, :] + np.diag(1 - keep * keep) * prior
+    return keep * theta, drawn
+
+
+def gather(x: Floats, units: Floats, mean: Floats, r: Floats) -> tuple[Floats, Floats]:
+    """Information H and score g of rows x [n, features] at their `mean` and r [n], before kappa."""
+    m = np.maximum(mean, LEAST)
+    weight = m / (1 + m / r)
+    residual = pearson(units, m, r)
+    # einsum without optimisation adds in a fixed order, whatever the number of BLAS threads.
+    return np.einsum("nf,ng->fg", x * weight[:, None], x), np.einsum("nf,n->f", x, residual * np.sqrt(weight))
+
+
+def pearson(units: Floats, mean: Floats, r: Floats) -> Floats:
+    """Pearson residuals, clipped."""
+    m = np.maximum(mean, LEAST)
+    return np.clip((units - m) / np.sqrt(m * (1 + m / r)), -RESIDUAL_LIMIT, RESIDUAL_LIMIT)
+
+
+def step(theta: Floats, covariance: Floats, information: Floats, score: Floats) -> tuple[Floats, Floats]:
+    """P <- (P^-1 + H)^-1 and theta <- theta + P g; `information` and `score` are already times kappa."""
+    inverse = np.linalg.inv(np.linalg.inv(covariance) + information)
+    updated = (inverse + inverse.T) / 2
+    return theta + np.einsum("fg,g->f", updated, score), updated
+
+
+# --------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class HeadStore:
+    """Heads of one network as they arrive from `model.heads`; versioned data of the inference stage."""
+
+    model: str
+    _heads: dict[int, Head] = field(default_factory=dict)  # by epoch, ascending
+
+    def put(self, message: Message) -> None:
+        if message.value is None:
+            return
+        head = decode_json(message.value, Head)
+        if head.model != self.model:
+            return
+        late = bool(self._heads) and head.epoch < next(reversed(self._heads))
+        self._heads[head.epoch] = head
+        if late:  # a re-read topic; the learner itself writes epochs in order
+            self._heads = dict(sorted(self._heads.items()))
+
+    def select(self, epoch: int) -> Head | None:
+        """The newest head at or before the epoch."""
+        return next((head for at, head in reversed(self._heads.items()) if at <= epoch), None)
+
+    def newest(self) -> Head | None:
+        return next(reversed(self._heads.values()), None)
+
+    def has(self, epoch: int) -> bool:
+        """Whether a head of this epoch or a later one is there, so that `select(epoch)` will not change any more."""
+        return bool(self._heads) and next(reversed(self._heads)) >= epoch
+
+    def get(self, version: str) -> Head | None:
+        return next((head for head in reversed(self._heads.values()) if head.version == version), None)

@@ -1,0 +1,130 @@
+"""What is left of each order, and the cancellations that came before theirs."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any, NamedTuple
+
+import msgspec
+
+from streams.ingest.reasons import Reason, Rejected
+
+
+class Line(NamedTuple):
+    """One line of an order event."""
+
+    product: str
+    quantity: int
+    amount: int  # quantity x unit price, minor units
+
+
+class Waiting(msgspec.Struct, frozen=True, array_like=True):
+    """A cancellation whose order has not come; its original is sealed already, should it become a dead letter."""
+
+    order: bytes
+    offset: int
+    record_time: int
+    at: int
+    lines: list[Line]
+    ids: list[bytes]  # digests that it is remembered by
+    key: str | None
+    sealed: str
+    since: int  # newest record time of the source when it came
+
+
+class Placed(msgspec.Struct, array_like=True):
+    """An order: [ordered, units left, amount left] of each product."""
+
+    since: int
+    ordered_at: int
+    products: dict[str, list[int]]
+
+
+class OrderMemory:
+    """Orders and waiting cancellations of the dedupe horizon, by the digest of the order."""
+
+    def __init__(self) -> None:
+        self._placed: dict[bytes, Placed] = {}
+        self._order: deque[bytes] = deque()
+        self._waiting: dict[bytes, list[Waiting]] = {}
+
+    def place(self, order: bytes, ordered_at: int, lines: list[Line], now: int) -> list[Waiting]:
+        """Remember an order; returns the cancellations that waited for it, as they came."""
+        placed = self._placed.get(order)
+        if placed is None:
+            placed = self._placed[order] = Placed(now, ordered_at, {})
+            self._order.append(order)
+        for product, quantity, amount in lines:
+            stock = placed.products.get(product)
+            if stock is None:
+                placed.products[product] = [quantity, quantity, amount]
+            else:
+                stock[0] += quantity
+                stock[1] += quantity
+                stock[2] += amount
+        return self._waiting.pop(order, []) if self._waiting else []
+
+    def __contains__(self, order: bytes) -> bool:
+        return order in self._placed
+
+    def cancel(self, order: bytes, lines: list[Line]) -> tuple[int, list[Line]]:
+        """Take lines off an order: its `ordered_at`, and what was left to take (a repeated product counts as one sum).
+
+        Units and amounts never fall below zero. Raises Rejected, and changes nothing, if more was to be cancelled than
+        the order ever had.
+        """
+        placed = self._placed[order]
+        totals: dict[str, int] = {}
+        for product, quantity, _ in lines:
+            totals[product] = totals.get(product, 0) + quantity
+        for product, total in totals.items():
+            ordered = placed.products.get(product, (0,))[0]
+            if total > ordered:
+                raise Rejected(
+                    Reason.CANCELS_MORE,
+                    f"lines: {total} of {product} cancelled, {ordered} ordered; cancel at most what was ordered",
+                )
+        taken = []
+        for product, quantity, amount in lines:
+            stock = placed.products[product]
+            units = min(quantity, stock[1])
+            if not units:
+                continue
+            # The last units take the rest of the money: a fully cancelled order leaves none behind.
+            worth = stock[2] if units == stock[1] else min(amount // quantity * units, stock[2])
+            stock[1] -= units
+            stock[2] -= worth
+            taken.append(Line(product, units, worth))
+        return placed.ordered_at, taken
+
+    def wait(self, cancellation: Waiting) -> None:
+        self._waiting.setdefault(cancellation.order, []).append(cancellation)
+
+    def forget(self, until: int) -> list[Waiting]:
+        """Drop what came at or before this record time; returns the cancellations whose order never came."""
+        while self._order and self._placed[self._order[0]].since <= until:
+            del self._placed[self._order.popleft()]
+        gone: list[Waiting] = []
+        if self._waiting:
+            for order in [o for o, waiting in self._waiting.items() if waiting[0].since <= until]:
+                waiting = self._waiting.pop(order)
+                gone += [w for w in waiting if w.since <= until]
+                if rest := [w for w in waiting if w.since > until]:
+                    self._waiting[order] = rest
+            gone.sort(key=lambda w: w.offset)
+        return gone
+
+    def dump(self) -> list[Any]:
+        return [
+            [[order, self._placed[order]] for order in self._order],
+            [waiting for group in self._waiting.values() for waiting in group],
+        ]
+
+    def load(self, state: list[Any]) -> None:
+        """The inverse of `dump`, from its msgpack."""
+        orders, waiting = state
+        self._placed = {order: msgspec.convert(placed, Placed) for order, placed in orders}
+        self._order = deque(self._placed)
+        self._waiting = {}
+        for cancellation in waiting:
+            self.wait(msgspec.convert(cancellation, Waiting))

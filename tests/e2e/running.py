@@ -1,0 +1,120 @@
+"""Workers as processes on a real broker, and what lies in the topics afterwards."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from streams import kafka
+from streams.codecs import decode_json
+from streams.records import Progress
+from streams.stage import Message
+
+ROOT = Path(__file__).parents[2]
+ENCODERS = ("text", "image")
+
+
+@dataclass
+class Workers:
+    """Worker processes by name: `ingest`, `windows`, …, and `text`, `image` for the encoders."""
+
+    bootstrap: str
+    folder: Path
+    settings: dict[str, str] = field(default_factory=dict)
+    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    def start(self, *names: str) -> None:
+        for name in names:
+            arguments = ["features", "--encoder", name] if name in ENCODERS else [name]
+            self.processes[name] = subprocess.Popen(
+                [sys.executable, "-m", "deploy.cli", "worker", *arguments],
+                cwd=ROOT,
+                env=self.environment(),
+                stderr=(self.folder / f"{name}.log").open("ab"),
+            )
+
+    def environment(self) -> dict[str, str]:
+        return {
+            **os.environ,
+            "TRENDSTREAM_BOOTSTRAP": self.bootstrap,
+            "TRENDSTREAM_MODEL_DIR": str(self.folder / "models"),
+            "TRENDSTREAM_DATABASE_URL": f"sqlite:///{self.folder / 'read-model.db'}",
+            "OMP_NUM_THREADS": "1",
+            **self.settings,
+        }
+
+    def kill(self, name: str) -> None:
+        self.processes[name].kill()
+        self.processes[name].wait(20)
+
+    def stop(self) -> dict[str, int]:
+        """Ask all to end; exit codes by name."""
+        for process in self.processes.values():
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+        return {name: process.wait(60) for name, process in self.processes.items()}
+
+    def check(self) -> None:
+        """Fail with the log of a worker that has ended by itself."""
+        for name, process in self.processes.items():
+            if process.poll() is not None:
+                log = (self.folder / f"{name}.log").read_text()[-3_000:]
+                raise AssertionError(f"worker {name} ended with {process.returncode}:\n{log}")
+
+    def wait_until(self, done: Callable[[], bool], what: str, timeout: float = 180.0) -> None:
+        deadline = time.monotonic() + timeout
+        while not done():
+            self.check()
+            assert time.monotonic() < deadline, f"not within {timeout:g} s: {what}"
+            time.sleep(0.5)
+
+    def topic(self, name: str) -> dict[int, list[Message]]:
+        """Committed records by partition."""
+        found: dict[int, list[Message]] = {p: [] for p in range(kafka.partition_counts(self.bootstrap)[name])}
+        for message in kafka.read(self.bootstrap, name):
+            found[message.partition].append(message)
+        return found
+
+    def counters(self, stage: str) -> dict[str, int]:
+        """Totals of a stage over its tasks, as its newest progress says."""
+        newest: dict[tuple[str, int], dict[str, int]] = {}
+        for message in kafka.read(self.bootstrap, "trend.progress"):
+            progress = decode_json(message.value or b"", Progress)
+            if progress.stage == stage:
+                newest[(progress.topic, progress.partition)] = progress.counters
+        totals: dict[str, int] = {}
+        for counters in newest.values():
+            for name, value in counters.items():
+                totals[name] = totals.get(name, 0) + value
+        return totals
+
+    def is_quiet(self, *topics: str, seconds: float = 3.0) -> bool:
+        """Whether nothing was added to these topics for that long."""
+        before = [kafka.end_offsets(self.bootstrap, t) for t in topics]
+        time.sleep(seconds)
+        return before == [kafka.end_offsets(self.bootstrap, t) for t in topics]
+
+
+@contextmanager
+def running(bootstrap: str, folder: Path, **settings: str) -> Iterator[Workers]:
+    """Workers that are ended whatever happens; `settings` are environment variables."""
+    folder.mkdir(parents=True, exist_ok=True)
+    workers = Workers(bootstrap, folder, settings)
+    try:
+        yield workers
+    finally:
+        for process in workers.processes.values():
+            if process.poll() is None:
+                process.terminate()
+        for process in workers.processes.values():
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()

@@ -1,0 +1,149 @@
+"""A small shop whose views lead its sales by a day, as messages of `trend.windows`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from streams.calendars import DAY, HOUR
+from streams.codecs import encode
+from streams.records import (
+    CHANNELS,
+    CLOSES,
+    DAYS,
+    DELAYS,
+    HORIZONS,
+    HOURS,
+    OUTCOMES,
+    VECTOR,
+    WINDOWS,
+    Modality,
+    SalesClass,
+    WindowKind,
+)
+from streams.stage import Message
+
+START = 20_000 * DAY  # end of the first window
+ALL = sum(1 << m for m in Modality)
+WIDTHS = (1, 6, 21)
+
+
+def window_columns(
+    ends: Sequence[int],
+    products: Sequence[str],
+    units: npt.NDArray[np.int64],
+    views: npt.NDArray[np.int64],
+    rate: npt.NDArray[np.float64],
+    seed: int = 0,
+    mask: int | npt.NDArray[np.int64] = ALL,
+) -> dict[str, Any]:
+    """Columns of WINDOWS for n rows; units and views [n, DAYS]."""
+    n, rng = len(products), np.random.default_rng(seed)
+    day = np.zeros((n, len(CHANNELS), DAYS), np.int64)
+    hour = np.zeros((n, len(CHANNELS), HOURS), np.int64)
+    day[:, CHANNELS.index("units")] = day[:, CHANNELS.index("orders")] = units
+    day[:, CHANNELS.index("revenue")] = units * 500
+    day[:, CHANNELS.index("views")] = views
+    hour[:, CHANNELS.index("units"), 12] = units[:, -2]  # everything is sold at noon
+    hour[:, CHANNELS.index("units"), 36] = units[:, -1]
+    masks = np.broadcast_to(np.asarray(mask, np.int64), (n,))
+    baseline = rate[:, None] * np.array(WIDTHS)
+    vectors = rng.normal(size=(3, n, VECTOR)).astype(np.float32)
+    return {
+        "product": list(products),
+        "end": np.asarray(ends, np.int64),
+        "kind": np.full(n, WindowKind.CLOSE),
+        "revision": np.zeros(n),
+        "as_of": np.asarray(ends, np.int64),
+        "offset": np.arange(n),
+        "epoch": np.zeros(n),
+        "day": day.reshape(n, -1),
+        "hour": hour.reshape(n, -1),
+        "open": np.zeros((n, len(CHANNELS)), np.int64),
+        "open_share": np.zeros(n),
+        "weekday": (np.asarray(ends) // DAY + 3) % 7,
+        "text": vectors[0],
+        "image": vectors[1],
+        "title": vectors[2],
+        "mask": masks,
+        "age": np.where(masks[:, None] >> np.arange(len(Modality)) & 1, 3.0, np.nan),
+        "text_encoder": ["text-1"] * n,
+        "image_encoder": ["image-1"] * n,
+        "category": [f"food > {'fruit' if i % 3 else 'bread'}" for i in range(n)],
+        "price": np.full(n, 500),
+        "unit_cost": np.full(n, -1),
+        "on_hand": np.full(n, 40.0),
+        "on_order": np.full(n, np.nan),
+        "lead_time_days": np.full(n, 3.0),
+        "rate": rate,
+        "baseline": baseline,
+        "thresholds": np.tile([20, 15, 2], (n, DELAYS)),
+        "sales_class": np.full(n, SalesClass.FAST),
+        "age_days": np.full(n, 200),
+        "late": np.zeros(n),
+    }
+
+
+def made_live(columns: Mapping[str, Any], hours: int, open_units: int, revision: int = 3) -> dict[str, Any]:
+    """The same windows, `hours` into the day that is open, with units sold in it."""
+    n = len(columns["product"])
+    opened = np.zeros((n, len(CHANNELS)), np.int64)
+    opened[:, CHANNELS.index("units")] = open_units
+    return {
+        **columns,
+        "kind": np.full(n, WindowKind.LIVE),
+        "revision": np.full(n, revision),
+        "as_of": columns["end"] + hours * HOUR,
+        "open": opened,
+        "open_share": np.full(n, hours / 24),
+    }
+
+
+def small_windows(n: int, seed: int = 0, mask: int | npt.NDArray[np.int64] = ALL) -> dict[str, Any]:
+    """n close windows of one boundary."""
+    rng = np.random.default_rng(seed)
+    rate = rng.gamma(2.0, 3.0, n)
+    units, views = rng.poisson(rate[:, None], (n, DAYS)), rng.poisson(20.0, (n, DAYS))
+    return window_columns([START] * n, [f"shop:p{i}" for i in range(n)], units, views, rate, seed, mask)
+
+
+def message(value: bytes, offset: int = 0, partition: int = 1) -> Message:
+    return Message("trend.windows", partition, offset, 1_000 + offset, None, value)
+
+
+def history(products: int = 12, days: int = 110, seed: int = 0) -> list[Message]:
+    """Closes of `days` days: each day's matured outcomes, its windows, its CLOSES row."""
+    rng = np.random.default_rng(seed)
+    names = [f"shop:p{i}" for i in range(products)]
+    rate = rng.uniform(4.0, 12.0, products)
+    total = DAYS + days
+    interest = np.exp(rng.normal(0.0, 0.7, (products, total)))  # of a day, and what it sells on the next one
+    views = rng.poisson(20 * interest)
+    units = rng.poisson(rate[:, None] * np.roll(interest, 1, axis=1) / np.exp(0.245))
+    values = []
+    for d in range(days + 1):
+        end, outcomes = START + d * DAY, 0
+        for b, (horizon, width) in enumerate(zip(HORIZONS, WIDTHS, strict=True)):
+            if d >= horizon:
+                sold = units[:, DAYS + d - width : DAYS + d].sum(axis=1)
+                columns = {
+                    "product": names,
+                    "end": np.full(products, end - horizon * DAY),
+                    "delay": np.full(products, b),
+                    "at": np.full(products, end),
+                    "units": sold,
+                    "exposure": np.ones(products),
+                    "censored": (np.arange(products) == 1) & (d % 10 == 0),
+                }
+                values.append(encode(OUTCOMES, columns))
+                outcomes += products
+        if d < days:
+            seen = slice(d, DAYS + d)
+            windows = window_columns([end] * products, names, units[:, seen], views[:, seen], rate, d)
+            values.append(encode(WINDOWS, windows))
+        closes = {"partition": [1], "platform": ["shop"], "end": [end], "windows": [products], "outcomes": [outcomes]}
+        values.append(encode(CLOSES, closes))
+    return [message(value, offset) for offset, value in enumerate(values)]
