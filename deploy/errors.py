@@ -11,7 +11,7 @@ class LocalKafkaError(DeployError):
     """The local broker cannot run here, did not start, or its folder is not usable."""
 
 
-class SourceError(DeployError):
+class SourceError(DeployError, ConfigurationError):
     """The data to load is missing, or not what it should be."""
 
 

@@ -16,6 +16,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 import uuid
@@ -408,3 +409,23 @@ def _locked(path: Path) -> Iterator[None]:
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def main() -> int:
+    """`python -m deploy.local_kafka [JARS]`: fetch the jars where they can be, else say what is used instead."""
+    jars = Path(sys.argv[1]) if len(sys.argv) > 1 else JARS
+    reason = obstacle(jars)
+    if reason is not None:
+        sys.stderr.write(f"{reason}: the in-process log is used instead of Kafka\n")
+        return 0
+    try:
+        if fetch_jars(jars):
+            sys.stderr.write(f"kafka {VERSION} is in {jars}\n")
+    except LocalKafkaError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,4 +1,4 @@
-"""The whole pipeline, or its first part, in one process over a source: history for training, backtests, the demo without Java.
+"""The pipeline, or its first part, in one process over a source: history for training, backtests, a demo without Java.
 
 Event time drives everything. Records carry the event time at which they were fed as their own time, so a backtest of
 last year gives today what it gave then.

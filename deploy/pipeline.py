@@ -5,18 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from featurizers.windows import WindowConfig, WindowStage
-from model.learning import LearnerConfig, LearnerStage
-from streams.ingest.clock import IngestClock
-from streams.ingest.stage import IngestStage
 
 from deploy.errors import ConfigurationError
 from deploy.settings import Settings
+from featurizers.encoding import ImageConfig, ImageStage, TextConfig, TextStage, VectorCache
+from featurizers.image import ImageEncoder
+from featurizers.pictures import PictureReader
+from featurizers.projection import Projection
+from featurizers.text import TextEncoder
+from featurizers.window_config import WindowConfig
+from featurizers.windows import WindowStage
 from model.heads import HeadStore
 from model.labels import LabelConfig, LabelStage
+from model.learning import LearnerConfig, LearnerStage
 from model.registry import Bundle, load_bundle, newest, untrained_bundle
 from model.scoring import InferenceConfig, InferenceStage
+from streams.ingest.clock import ClockConfig, IngestClock
 from streams.ingest.config import IngestConfig
+from streams.ingest.privacy import Keyring
+from streams.ingest.stage import IngestStage
 from streams.signals.config import SignalConfig
 from streams.signals.stage import SignalStage
 from streams.stage import StageSpec
@@ -26,9 +33,7 @@ NO_LIVE_MS = 2**60  # a live interval that never passes: close windows alone
 
 
 def ingest_config(settings: Settings) -> IngestConfig:
-    return IngestConfig(
-        partitions=settings.partitions, platforms=settings.calendars(), secret=settings.secret_bytes()
-    )
+    return IngestConfig(partitions=settings.partitions, platforms=settings.calendars(), secret=settings.secret_bytes())
 
 
 def ingest_spec(settings: Settings) -> StageSpec:
@@ -38,7 +43,7 @@ def ingest_spec(settings: Settings) -> StageSpec:
         PLATFORM_TOPICS,
         lambda task: IngestStage(task, config),
         batched=True,
-        clock=lambda: IngestClock(settings.partitions, idle_ms=settings.idle_ms),
+        clock=lambda: IngestClock(ClockConfig(settings.partitions, idle_ms=settings.idle_ms)),
     )
 
 
@@ -49,6 +54,51 @@ def windows_spec(settings: Settings, live: bool = True) -> StageSpec:
         live_rows=settings.live_rows,
     )
     return StageSpec("windows", ("trend.events",), lambda task: WindowStage(task, config))
+
+
+def text_config(settings: Settings, projection: str = "") -> TextConfig:
+    return TextConfig(model=settings.text_model, device=device(settings), dtype=settings.dtype, projection=projection)
+
+
+def image_config(settings: Settings, projection: str = "") -> ImageConfig:
+    base, *roots = settings.picture_roots or ("",)
+    return ImageConfig(
+        model=settings.image_model,
+        device=device(settings),
+        dtype=settings.dtype,
+        projection=projection,
+        base=base,
+        roots=tuple(roots),
+    )
+
+
+def text_spec(settings: Settings, encoder: TextEncoder, projection: Projection) -> StageSpec:
+    cache = VectorCache(TextConfig.cache_size)
+    return StageSpec("text", ("trend.reviews",), lambda _: TextStage(encoder, projection, cache), stateful=False)
+
+
+def image_spec(settings: Settings, encoder: ImageEncoder, projection: Projection) -> StageSpec:
+    config = image_config(settings)
+    cache = VectorCache(config.cache_size)
+    reader = PictureReader(config.base, config.roots, config.allow_http)
+    keyring = Keyring(settings.secret_bytes())
+    return StageSpec(
+        "image",
+        ("trend.images",),
+        lambda _: ImageStage(
+            encoder, projection, cache, reader, lambda name, original: keyring.seal(original, name), config.limits
+        ),
+        stateful=False,
+    )
+
+
+def projections(settings: Settings) -> tuple[str, str]:
+    """Folders of the text and the picture projection of the newest bundle; empty for the random ones."""
+    path = newest(settings.model_dir)
+    if path is None:
+        return "", ""
+    text, image = path / "projection-text", path / "projection-image"
+    return (str(text) if text.is_dir() else "", str(image) if image.is_dir() else "")
 
 
 def inference_spec(
@@ -101,5 +151,3 @@ def device(settings: Settings) -> str:
     if settings.device == "cuda" and not torch.cuda.is_available():
         raise ConfigurationError("TRENDSTREAM_DEVICE is cuda, and no GPU is to be seen; set it to auto or cpu")
     return settings.device
-
-

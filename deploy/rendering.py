@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
-from rich.console import Group, RenderableType
+from rich.console import ConsoleRenderable, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -116,7 +116,7 @@ def _render_rows(head: str, rows: Rows, max_rows: int, product: str) -> Renderab
     if not shown:
         return title
     left = len(chosen) - len(shown)
-    parts = [title, _across(names, texts) if len(names) <= _WIDE else _down(names, texts)]
+    parts: list[ConsoleRenderable] = [title, _across(names, texts) if len(names) <= _WIDE else _down(names, texts)]
     if left:
         parts.append(Text(f"… {left} more row{'' if left == 1 else 's'}"))
     return Group(*parts)
@@ -144,7 +144,7 @@ def _chosen(rows: Rows, product: str) -> list[int]:
         return list(range(len(rows)))
     if "product" not in rows.record.schema.names:
         return []
-    return np.flatnonzero(rows["product"] == product).tolist()  # type: ignore[no-any-return]
+    return np.flatnonzero(rows["product"] == product).tolist()
 
 
 def _cell(record: str, name: str) -> Cell:

@@ -1,4 +1,4 @@
-"""Fills the SQL read model from the outside topics: position and rows in one SQL transaction, so nothing counts twice."""
+"""Fills the SQL read model from the outside topics, position and rows in one SQL transaction: nothing counts twice."""
 
 from __future__ import annotations
 

@@ -171,4 +171,6 @@ def _wait(child: subprocess.Popen[bytes], patience_s: float) -> int:
         return child.wait(patience_s)
     except subprocess.TimeoutExpired:
         child.kill()
-        raise DeployError(f"worker {child.args} did not end within {patience_s:g} s of SIGTERM and was killed") from None
+        raise DeployError(
+            f"worker {child.args} did not end within {patience_s:g} s of SIGTERM and was killed"
+        ) from None

@@ -1,7 +1,8 @@
 """The encoder stages: batches of texts or pictures in, vectors of the same rows out.
 
-They keep no state, only vectors by the hash of their content, so that what comes again is not computed again. What they
-write is an input of the windows from then on: a redo may differ in the last bits when other rows shared its micro-batch.
+They keep no state, only vectors by the hash of their content, so that what comes again is not computed again. What
+they write is an input of the windows from then on: a redo may differ in the last bits, when other rows shared its
+micro-batch.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from featurizers.errors import EncodingError
-from featurizers.pictures import PictureError, PictureLimits, PictureReader, decode_picture
+from featurizers.pictures import MAX_BYTES, MAX_PIXELS, PictureError, PictureReader, decode_picture
 from featurizers.projection import Floats, Projection
 from streams.codecs import Coded, Column, Rows, decode, encode_json, split
 from streams.errors import CodecError
@@ -56,7 +57,8 @@ class ImageConfig:
     projection: str = ""
     cache_size: int = 50_000
     max_bytes: int = 900_000
-    limits: PictureLimits = PictureLimits()
+    max_pixels: int = MAX_PIXELS
+    max_picture_bytes: int = MAX_BYTES  # of what a uri points at
     base: str = ""  # where relative uris start
     roots: tuple[str, ...] = ()  # allowed places beside it
     allow_http: bool = False
@@ -167,10 +169,8 @@ class _EncodingStage:
 class TextStage(_EncodingStage):
     """`trend.reviews` (reviews, and titles of the catalogue) to vectors."""
 
-    def __init__(
-        self, encoder: TextModel, projection: Projection, cache: VectorCache, max_bytes: int = TextConfig.max_bytes
-    ) -> None:
-        super().__init__(encoder, projection, cache, max_bytes)
+    def __init__(self, encoder: TextModel, projection: Projection, cache: VectorCache, config: TextConfig) -> None:
+        super().__init__(encoder, projection, cache, config.max_bytes)
         self._encoder = encoder
 
     def fold(self, messages: Sequence[Message]) -> list[Output]:
@@ -198,18 +198,15 @@ class ImageStage(_EncodingStage):
         encoder: ImageModel,
         projection: Projection,
         cache: VectorCache,
-        reader: PictureReader,
         seal: Seal,
-        limits: PictureLimits = PictureLimits(),  # noqa: B008 - frozen
-        max_bytes: int = ImageConfig.max_bytes,
-        batch_size: int = ImageConfig.batch_size,
+        config: ImageConfig,
     ) -> None:
-        super().__init__(encoder, projection, cache, max_bytes)
+        super().__init__(encoder, projection, cache, config.max_bytes)
         self._encoder = encoder
-        self._reader = reader
+        self._reader = PictureReader(config.base, config.roots, config.allow_http, config.max_picture_bytes)
         self._seal = seal
-        self._limits = limits
-        self._batch_size = batch_size
+        self._max_pixels = config.max_pixels
+        self._batch_size = config.batch_size
         self._videos = 0
 
     def counters(self) -> dict[str, int]:
@@ -250,7 +247,7 @@ class ImageStage(_EncodingStage):
         """The key of a picture, which is put among the waiting ones if its vector is not known."""
         key = hashlib.sha256(content).digest()
         if key not in waiting and self._cache.get(key) is None:
-            waiting[key] = self._encoder.prepare(decode_picture(content, self._limits))
+            waiting[key] = self._encoder.prepare(decode_picture(content, self._max_pixels))
         return key
 
     def _bury(self, message: Message, rows: Rows, row: int, original: bytes, error: PictureError) -> Output:

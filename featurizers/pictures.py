@@ -9,7 +9,6 @@ import io
 import os
 import stat
 import warnings
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
@@ -28,6 +27,8 @@ Reason = Literal[
     "uri-not-found",
 ]
 
+MAX_BYTES = 8 * 1024 * 1024
+MAX_PIXELS = 40_000_000
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 _SUPPORTED = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM")
 _KNOWN = (
@@ -53,31 +54,19 @@ class PictureError(FeaturizersError):
         self.reason: Reason = reason
 
 
-@dataclass(frozen=True)
-class PictureLimits:
-    """Bounds on what is read and decoded."""
-
-    max_bytes: int = 8 * 1024 * 1024
-    max_pixels: int = 40_000_000
-
-
-def decode_picture(content: bytes, limits: PictureLimits = PictureLimits()) -> Image.Image:  # noqa: B008 - frozen
+def decode_picture(content: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """The first frame, upright, in RGB, over white where it is transparent. Raises PictureError."""
     if not content:
         raise PictureError("empty-picture", "the picture has no bytes; send its content or a uri")
-    if len(content) > limits.max_bytes:
-        raise PictureError(
-            "picture-too-large", f"the picture has {len(content)} bytes; at most {limits.max_bytes} are read"
-        )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             picture = Image.open(io.BytesIO(content), formats=FORMATS)
         width, height = picture.size
-        if width * height > limits.max_pixels:
+        if width * height > max_pixels:
             raise PictureError(
                 "picture-too-large",
-                f"the picture has {width} x {height} pixels; at most {limits.max_pixels} are decoded",
+                f"the picture has {width} x {height} pixels; at most {max_pixels} are decoded",
             )
         picture.load()
         return _upright_rgb(picture)
@@ -85,7 +74,7 @@ def decode_picture(content: bytes, limits: PictureLimits = PictureLimits()) -> I
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise PictureError(
-            "picture-too-large", f"the picture has too many pixels; at most {limits.max_pixels} are decoded"
+            "picture-too-large", f"the picture has too many pixels; at most {max_pixels} are decoded"
         ) from error
     except MemoryError as error:
         raise PictureError("picture-too-large", "the picture does not fit into memory; send a smaller one") from error
@@ -144,7 +133,7 @@ class PictureReader:
         base: str = "",
         roots: tuple[str, ...] = (),
         allow_http: bool = False,
-        max_bytes: int = PictureLimits.max_bytes,
+        max_bytes: int = MAX_BYTES,
     ) -> None:
         places = [place for place in (base, *roots) if place]
         self._base = base

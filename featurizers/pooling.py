@@ -6,6 +6,8 @@ through the text encoder, so a new version of it empties both.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 
 from featurizers.state import Array, Column, Floats, Ints, Table
@@ -14,7 +16,7 @@ from streams.records import NO_WATERMARK, VECTOR, Modality
 POOLED = (Modality.TEXT, Modality.IMAGE, Modality.TITLE)
 FAMILIES = {Modality.TEXT: 0, Modality.IMAGE: 1, Modality.TITLE: 0}  # which encoder makes a modality
 NEVER = NO_WATERMARK
-NO_ENCODER = -1
+NO_ENCODER = 0  # the code of ""
 
 COLUMNS = {
     "pool_sum": Column(np.float64, (len(POOLED), VECTOR)),
@@ -47,7 +49,7 @@ def _runs(modality: Array, encoder: Array) -> list[tuple[int, int]]:
         return []
     changes = np.flatnonzero((modality[1:] != modality[:-1]) | (encoder[1:] != encoder[:-1])) + 1
     edges = [0, *changes.tolist(), len(modality)]
-    return list(zip(edges[:-1], edges[1:], strict=True))
+    return list(pairwise(edges))
 
 
 def _change_encoder(table: Table, rows: Array, modality: Modality, encoder: int) -> None:

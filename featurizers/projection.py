@@ -55,13 +55,13 @@ class Projection:
                 f"projection {self.version} takes [rows, {self.dimensions}], not {list(vectors.shape)}; "
                 "it was fitted for another encoder"
             )
-        projected = (vectors.astype(np.float32) - self.mean) @ self.matrix
-        return normalise(projected)
+        centred = np.asarray(vectors, dtype=np.float32) - self.mean
+        return normalise((centred @ self.matrix).astype(np.float32))
 
 
 def normalise(vectors: Floats) -> Floats:
     """Rows of length 1; zeros stay zeros."""
-    lengths = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     return (vectors / np.where(lengths > 0, lengths, 1.0)).astype(np.float32)
 
 

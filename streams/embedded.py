@@ -80,15 +80,26 @@ class EmbeddedRunner:
     _versioned: dict[str, list[StageSpec]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self.specs = list(self.specs)
         for spec in self.specs:
-            keys = [(topic, p) for topic in spec.inputs for p in self.log.partitions(topic)]
-            self._tasks[spec.name] = {k: _Task(spec, spec.make(k), self.log.records(*k)) for k in keys}
-            if spec.clock is not None:
-                self._clocks[spec.name] = spec.clock()
-            for topic in spec.versioned:
-                self._versioned.setdefault(topic, []).append(spec)
-                for message in self.log.records(topic):
-                    spec.versioned[topic].put(message)
+            self._start(spec, from_end=False)
+
+    def add(self, spec: StageSpec) -> None:
+        """Start one more stage, which reads what comes from now on."""
+        self.specs = [*self.specs, spec]
+        self._start(spec, from_end=True)
+
+    def _start(self, spec: StageSpec, from_end: bool) -> None:
+        tasks = self._tasks[spec.name] = {}
+        for key in [(topic, p) for topic in spec.inputs for p in self.log.partitions(topic)]:
+            records = self.log.records(*key)
+            tasks[key] = _Task(spec, spec.make(key), records, len(records) if from_end else 0)
+        if spec.clock is not None:
+            self._clocks[spec.name] = spec.clock()
+        for topic in spec.versioned:
+            self._versioned.setdefault(topic, []).append(spec)
+            for message in self.log.records(topic):
+                spec.versioned[topic].put(message)
 
     def send(self, topic: str, partition: int, value: bytes | None, key: bytes | None, timestamp: int) -> None:
         """Add a platform record from outside."""

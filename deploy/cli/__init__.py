@@ -21,8 +21,8 @@ COMMANDS = {
     "worker": "Run a stage on Kafka until SIGTERM.",
     "load": "Replay data into the platform topics in event-time order.",
     "train": "Train the network and the starting heads from history.",
-    "backtest": "Train on the first part of the data, run the whole loop over the rest, and report.",
-    "demo": "Show the main job: from platform events to trend scores, and back to the heads.",
+    "backtest": "Train on the first part, run the loop over the rest, report.",
+    "demo": "Show the main job on real sales, from events to scores.",
 }
 _LAYERS = ("deploy", "model", "featurizers", "streams")
 

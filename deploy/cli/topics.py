@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated
 
 import typer
@@ -11,6 +12,7 @@ from rich.table import Table
 from deploy.brokers import find_bootstrap
 from deploy.errors import ConfigurationError
 from deploy.settings import load_settings
+from streams.stage import Message
 
 topics = typer.Typer(help="Create the topics, list them, and print what is in them.", no_args_is_help=True)
 
@@ -71,7 +73,8 @@ def cat(
     console = Console()
     printed = 0
     # With --product the newest records are not known before they are read: look at all of them.
-    messages = read_topic(address, topic, partition=partition, latest=limit if latest and not product else None)
+    newest = limit if latest and not product else None
+    messages: Iterable[Message] = read_topic(address, topic, partition=partition, latest=newest)
     if product:
         messages = rendering.of_product(messages, product, limit if latest else None)
     for message in messages:

@@ -39,7 +39,10 @@ from deploy.sources.simulated import (
 )
 
 BULK_QUANTITY = 50  # a product whose median line has this many "units" is fuel or the like, not sold by the piece
-BULK_RULE = f"products whose median line has {BULK_QUANTITY} units or more (fuel and the like) are not sold by the piece and are left out"
+BULK_RULE = (
+    f"products whose median line has {BULK_QUANTITY} units or more (fuel and the like) are not sold by the piece "
+    "and are left out"
+)
 _LINES = ["household_id", "basket_id", "product_id", "quantity", "sales_value", "transaction_timestamp"]
 
 

@@ -22,6 +22,7 @@ from streams.calendars import DAY, HOUR, Calendar
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MOOD_DAYS = 14
 _RATE_DAYS = 28
 
@@ -97,12 +98,12 @@ class DailySales:
 
 def uniform(seed: int, stream: int, *names: npt.ArrayLike) -> Floats:
     """Numbers in (0, 1) that depend on the seed, the stream and the names alone (splitmix64's finaliser)."""
-    with np.errstate(over="ignore"):
-        state = np.uint64(seed) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(stream)
-        mixed = np.asarray(state, np.uint64)
+    with np.errstate(over="ignore"):  # arithmetic modulo 2^64 is meant
+        mixed = _mix(np.uint64(seed) * _GOLDEN + np.asarray(stream, np.uint64))
         for name in names:
-            mixed = _mix((mixed + np.uint64(0x9E3779B97F4A7C15)) ^ np.asarray(name).astype(np.uint64))
-    return np.asarray(((_mix(mixed) >> np.uint64(11)).astype(np.float64) + 0.5) / 2.0**53, np.float64)
+            mixed = _mix((mixed + _GOLDEN) ^ np.asarray(name).astype(np.uint64))
+        mixed = _mix(mixed)
+    return np.asarray(((mixed >> np.uint64(11)).astype(np.float64) + 0.5) / 2.0**53, np.float64)
 
 
 def _mix(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
@@ -257,7 +258,7 @@ def write_review(rating: int, words: npt.ArrayLike, thing: str) -> str:
     opening, middle, ending = (
         part[int(w * len(part))] for part, w in zip(parts, np.asarray(words, np.float64).tolist(), strict=True)
     )
-    return f"{opening} {middle.format(thing=thing.lower())} {ending}"
+    return f"{opening} {middle.format(thing=thing.lower().split('(')[0].strip())} {ending}"
 
 
 # --------------------------------------------------------------------------------------------------------------------

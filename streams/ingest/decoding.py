@@ -7,19 +7,18 @@ from typing import Any
 
 import msgspec
 
-from streams.ingest.reasons import Reason, Rejected
+from streams.ingest.reasons import Reason, RejectedError
 from streams.ingest.text import mask
 from streams.records import PLATFORM_RECORDS, PlatformRecord
 from streams.topics import PLATFORM_MAX_BYTES
 
 _SHOWN = 40  # characters of a value in a message
 # Only these are named with their value: the others may hold what a person wrote, or who it was.
-_HARMLESS = frozenset(
-    "platform status kind quantity unit_price price unit_cost currency rating ordered_at status_at occurred_at written_at "
-    "captured_at updated_at on_hand on_order lead_time_days".split()
-)
 _PRICES = ("unit_price", "price", "unit_cost")
 _COUNTS = ("quantity", "on_hand", "on_order", "lead_time_days")
+_TIMES = ("ordered_at", "status_at", "occurred_at", "written_at", "captured_at", "updated_at")
+# Only these are named with their value: the others may hold what a person wrote, or who it was.
+_HARMLESS = frozenset(("platform", "status", "kind", "currency", "rating", *_PRICES, *_COUNTS, *_TIMES))
 _STEP = re.compile(r"\.([A-Za-z_]\w*)|\[(\d+)\]")
 
 
@@ -30,11 +29,13 @@ class RecordDecoder:
         self._decoder = msgspec.json.Decoder(PLATFORM_RECORDS[topic])
 
     def decode(self, value: bytes | None) -> PlatformRecord:
-        """Raises Rejected."""
+        """Raises RejectedError."""
         if not value:
-            raise Rejected(Reason.EMPTY, "the record has no value; send the event as a JSON object")
+            raise RejectedError(Reason.EMPTY, "the record has no value; send the event as a JSON object")
         if len(value) > PLATFORM_MAX_BYTES:
-            raise Rejected(Reason.TOO_LARGE, f"the record has {len(value)} bytes; at most {PLATFORM_MAX_BYTES} are read")
+            raise RejectedError(
+                Reason.TOO_LARGE, f"the record has {len(value)} bytes; at most {PLATFORM_MAX_BYTES} are read"
+            )
         try:
             return self._decoder.decode(value)
         except msgspec.ValidationError as error:
@@ -51,13 +52,13 @@ def shown(value: object) -> str:
     return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
 
 
-def _not_json(error: Exception) -> Rejected:
+def _not_json(error: Exception) -> RejectedError:
     # What follows the colon names a byte offset; decoders of UTF-8 would quote the bytes themselves.
     where = str(error) if isinstance(error, msgspec.DecodeError) else type(error).__name__
-    return Rejected(Reason.NOT_JSON, f"{where}; send one JSON object in UTF-8")
+    return RejectedError(Reason.NOT_JSON, f"{where}; send one JSON object in UTF-8")
 
 
-def _rejection(error: str, value: bytes) -> Rejected:
+def _rejection(error: str, value: bytes) -> RejectedError:
     # A decoder stops at the first wrong field; whether the whole is JSON must be asked again.
     try:
         document = msgspec.json.decode(value)
@@ -69,14 +70,14 @@ def _rejection(error: str, value: bytes) -> Rejected:
     path = path.rstrip("`")
     if what.startswith("Object missing"):
         field = what.split("`")[1]
-        return Rejected(Reason.MISSING_FIELD, f"{path}.{field}: missing; it is required".lstrip("."))
+        return RejectedError(Reason.MISSING_FIELD, f"{path}.{field}: missing; it is required".lstrip("."))
     leaf = _leaf(path)
     name = path.lstrip(".") or "the record"
     reason, text = _reason(what, leaf)
     found = ""
     if leaf in _HARMLESS and document is not None:
         found = f" ({shown(_at(document, path))})"
-    return Rejected(reason, f"{name}{found}: {text}")
+    return RejectedError(reason, f"{name}{found}: {text}")
 
 
 def _reason(what: str, leaf: str) -> tuple[Reason, str]:

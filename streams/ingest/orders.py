@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from streams.ingest.reasons import Reason, Rejected
+from streams.ingest.reasons import Reason, RejectedError
 
 
 class Line(NamedTuple):
@@ -46,7 +46,8 @@ class OrderMemory:
     def __init__(self) -> None:
         self._placed: dict[bytes, Placed] = {}
         self._order: deque[bytes] = deque()
-        self._waiting: dict[bytes, list[Waiting]] = {}
+        self._waiting: dict[int, Waiting] = {}  # by offset, as they came
+        self._offsets: dict[bytes, list[int]] = {}  # of the waiting ones, by order
 
     def place(self, order: bytes, ordered_at: int, lines: list[Line], now: int) -> list[Waiting]:
         """Remember an order; returns the cancellations that waited for it, as they came."""
@@ -62,7 +63,7 @@ class OrderMemory:
                 stock[0] += quantity
                 stock[1] += quantity
                 stock[2] += amount
-        return self._waiting.pop(order, []) if self._waiting else []
+        return [self._waiting.pop(offset) for offset in self._offsets.pop(order, ())]
 
     def __contains__(self, order: bytes) -> bool:
         return order in self._placed
@@ -70,8 +71,8 @@ class OrderMemory:
     def cancel(self, order: bytes, lines: list[Line]) -> tuple[int, list[Line]]:
         """Take lines off an order: its `ordered_at`, and what was left to take (a repeated product counts as one sum).
 
-        Units and amounts never fall below zero. Raises Rejected, and changes nothing, if more was to be cancelled than
-        the order ever had.
+        Units and amounts never fall below zero. Raises RejectedError, and changes nothing, if more was to be cancelled
+        than the order ever had.
         """
         placed = self._placed[order]
         totals: dict[str, int] = {}
@@ -80,7 +81,7 @@ class OrderMemory:
         for product, total in totals.items():
             ordered = placed.products.get(product, (0,))[0]
             if total > ordered:
-                raise Rejected(
+                raise RejectedError(
                     Reason.CANCELS_MORE,
                     f"lines: {total} of {product} cancelled, {ordered} ordered; cancel at most what was ordered",
                 )
@@ -98,26 +99,30 @@ class OrderMemory:
         return placed.ordered_at, taken
 
     def wait(self, cancellation: Waiting) -> None:
-        self._waiting.setdefault(cancellation.order, []).append(cancellation)
+        self._waiting[cancellation.offset] = cancellation
+        self._offsets.setdefault(cancellation.order, []).append(cancellation.offset)
 
     def forget(self, until: int) -> list[Waiting]:
         """Drop what came at or before this record time; returns the cancellations whose order never came."""
         while self._order and self._placed[self._order[0]].since <= until:
             del self._placed[self._order.popleft()]
         gone: list[Waiting] = []
-        if self._waiting:
-            for order in [o for o, waiting in self._waiting.items() if waiting[0].since <= until]:
-                waiting = self._waiting.pop(order)
-                gone += [w for w in waiting if w.since <= until]
-                if rest := [w for w in waiting if w.since > until]:
-                    self._waiting[order] = rest
-            gone.sort(key=lambda w: w.offset)
+        for cancellation in self._waiting.values():
+            if cancellation.since > until:
+                break
+            gone.append(cancellation)
+        for cancellation in gone:
+            del self._waiting[cancellation.offset]
+            offsets = self._offsets[cancellation.order]
+            offsets.remove(cancellation.offset)
+            if not offsets:
+                del self._offsets[cancellation.order]
         return gone
 
     def dump(self) -> list[Any]:
         return [
             [[order, self._placed[order]] for order in self._order],
-            [waiting for group in self._waiting.values() for waiting in group],
+            list(self._waiting.values()),
         ]
 
     def load(self, state: list[Any]) -> None:
@@ -125,6 +130,6 @@ class OrderMemory:
         orders, waiting = state
         self._placed = {order: msgspec.convert(placed, Placed) for order, placed in orders}
         self._order = deque(self._placed)
-        self._waiting = {}
+        self._waiting, self._offsets = {}, {}
         for cancellation in waiting:
             self.wait(msgspec.convert(cancellation, Waiting))

@@ -36,7 +36,7 @@ class Reason(enum.Enum):
         self.help = help_line
 
 
-class Rejected(StreamsError):
+class RejectedError(StreamsError):
     """An event that becomes a dead letter. The message holds no personal data."""
 
     def __init__(self, reason: Reason, message: str) -> None:

@@ -50,7 +50,9 @@ class SeenIds:
         """The inverse of `dump`."""
         moments = np.frombuffer(times, "<i8").tolist()
         if len(digests) != len(moments) * DIGEST_BYTES:
-            raise SnapshotError(f"ingest: {len(moments)} times for {len(digests)} bytes of digests; take an older snapshot")
+            raise SnapshotError(
+                f"ingest: {len(moments)} times for {len(digests)} bytes of digests; take an older snapshot"
+            )
         ids = [digests[i : i + DIGEST_BYTES] for i in range(0, len(digests), DIGEST_BYTES)]
         self._at = dict(zip(ids, moments, strict=True))
         self._order = deque(ids)

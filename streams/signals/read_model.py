@@ -77,7 +77,7 @@ class ReadModel:
             kind, values = _values(message)
             if values:
                 rows, key = newest[kind], (values["platform"], values["product_id"])
-                if True:
+                if key not in rows or _age(values) > _age(rows[key]):
                     rows[key] = values
             source = (message.topic, message.partition)
             positions[source] = max(positions.get(source, 0), message.offset + 1)

@@ -7,7 +7,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
+from model.network import NetworkConfig, make_network
+from model.registry import Bundle
 from streams.calendars import DAY, HOUR
 from streams.codecs import encode
 from streams.records import (
@@ -147,3 +150,16 @@ def history(products: int = 12, days: int = 110, seed: int = 0) -> list[Message]
         closes = {"partition": [1], "platform": ["shop"], "end": [end], "windows": [products], "outcomes": [outcomes]}
         values.append(encode(CLOSES, closes))
     return [message(value, offset) for offset, value in enumerate(values)]
+
+
+def lively_bundle(seed: int = 5, config: NetworkConfig | None = None, device: str = "cpu") -> Bundle:
+    """A bundle whose f and components are far from zero, without a training."""
+    network = make_network(config or NetworkConfig(), seed)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        network.f.weight.copy_(torch.randn(network.f.weight.shape, generator=generator) * 0.2)
+        network.category.weight.copy_(torch.randn(network.category.weight.shape, generator=generator))
+    network.fit_components(torch.randn(200, network.config.width, generator=generator))
+    dispersion = np.linspace(1.0, 4.0, len(HORIZONS) * len(SalesClass)).reshape(len(HORIZONS), len(SalesClass))
+    profile = np.arange(1.0, 25.0)
+    return Bundle(network.to(device), dispersion, profile / profile.sum(), ("food > bread", "food > fruit"))

@@ -76,7 +76,7 @@ def test_a_window_shows_sums_names_and_dates_instead_of_codes() -> None:
     assert "close" in text
     assert "frozen" in text
     assert "text, title" in text
-    assert "-1" not in text
+    assert "price" not in text
     assert "nan" not in text
 
 

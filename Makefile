@@ -1,0 +1,64 @@
+# Everything that a person or a build machine calls. `make` alone lists it.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+JARS := build/kafka/jars
+UV := $(BIN)/python -m uv
+SOURCES := streams featurizers model deploy tests
+
+.DEFAULT_GOAL := help
+.PHONY: help setup kafka demo test check lint types layers format contracts lock clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
+
+setup: $(VENV)/.ready  ## the environment in .venv, from requirements.lock
+
+$(BIN)/uv:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "trendstream needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) --version 2>&1); say make PYTHON=python3.11" >&2; exit 2; }
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+
+# Exactly what the lock file names, then this repository on top; a changed lock or pyproject does it again.
+$(VENV)/.ready: requirements.lock pyproject.toml | $(BIN)/uv
+	@echo "setting up $(VENV) (some minutes the first time)"
+	@VIRTUAL_ENV=$(CURDIR)/$(VENV) $(UV) pip install --quiet --no-deps -r requirements.lock
+	@VIRTUAL_ENV=$(CURDIR)/$(VENV) $(UV) pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+kafka: setup  ## jars of a real Kafka 4.1.0, by Maven, where Java and Maven are
+	@$(BIN)/python -m deploy.local_kafka $(JARS)
+
+demo: setup kafka  ## the main job on real sales; build/demo/report.html
+	@$(BIN)/trendstream demo
+
+test: setup kafka  ## all tests; those on the broker only where there is a Java
+	@$(BIN)/python -m pytest
+
+check: lint types layers test  ## what the build machine runs
+
+lint: setup  ## ruff: rules and format
+	@$(BIN)/ruff check $(SOURCES)
+	@$(BIN)/ruff format --check $(SOURCES)
+
+types: setup  ## mypy, strict
+	@$(BIN)/mypy
+
+layers: setup  ## deploy > model > featurizers > streams
+	@$(BIN)/lint-imports
+
+format: setup  ## ruff: put in order what can be
+	@$(BIN)/ruff check --fix $(SOURCES)
+	@$(BIN)/ruff format $(SOURCES)
+
+contracts: setup  ## JSON Schemas of the topics in docs/contracts, from streams/records.py
+	@$(BIN)/python -m streams.contracts docs/contracts
+
+lock: setup  ## requirements.lock anew, from pyproject.toml
+	@VIRTUAL_ENV=$(CURDIR)/$(VENV) $(UV) pip compile --quiet --upgrade --python-version 3.11 --universal --extra dev \
+		--no-emit-index-url --no-emit-find-links --no-annotate --no-header pyproject.toml -o requirements.lock
+
+clean:  ## what was made here, the environment too
+	rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info

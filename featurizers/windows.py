@@ -1,0 +1,417 @@
+"""The windows stage: a partition of `trend.events` in, rolling multimodal windows and matured outcomes out.
+
+Each platform has one open day. Rows at or after its end are parked; when the combined watermark passes the end, the day
+closes: outcomes that matured, close windows of the active products, a CLOSES row, and then the next day opens with the
+rows that were parked for it. Before the first watermark no day is open and every row is parked.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from featurizers.errors import WindowsError
+from featurizers.parking import BEFORE_START, Columns, Parking
+from featurizers.pooling import NEVER
+from featurizers.products import Products
+from featurizers.state import Array, Ints, Mask, Names
+from featurizers.window_config import WindowConfig
+from featurizers.window_rows import Moment, Vocabulary, outcome_columns, part_of, window_columns
+from streams.calendars import Platform
+from streams.codecs import Rows, decode, split
+from streams.records import (
+    CLOSES,
+    CONTROL,
+    DAYS,
+    EVENTS,
+    OUTCOMES,
+    VECTORS,
+    WINDOWS,
+    ArrowRecord,
+    WindowKind,
+    split_product,
+)
+from streams.stage import Message, Output, TaskKey
+from streams.watermarks import CombinedWatermark
+
+TOPIC = "trend.windows"
+ROWS = 1_000  # windows that are built at a time, to bound memory
+
+_EVENT_COLUMNS = (
+    "kind",
+    "at",
+    "ordered_at",
+    "quantity",
+    "amount",
+    "rating",
+    "price",
+    "on_hand",
+    "on_order",
+    "lead_time_days",
+    "unit_cost",
+)
+_VECTOR_COLUMNS = ("modality", "at", "vector")
+
+
+class PlatformFold:
+    """One platform's days: parking, closing, and which products wait for a live window."""
+
+    def __init__(
+        self, platform: Platform, partition: int, config: WindowConfig, vocabulary: Vocabulary, counters: Counter[str]
+    ) -> None:
+        self.name = platform.name
+        self.products = Products(platform.calendar, config, counters)
+        self.events = Parking()
+        self.vectors = Parking()
+        self._partition = partition
+        self._config = config
+        self._vocabulary = vocabulary
+        self._counters = counters
+        self._newest = NEVER  # event time folded since the open day began
+        self._first_close = 0
+        self._queue: list[int] = []  # product rows, in order of first touch
+        self._last_live: int | None = None  # record time
+
+    def take_events(self, events: Columns) -> None:
+        """Fold rows, or park those whose day is not open yet."""
+        now = self._park(self.events, events)
+        if now is not None:
+            self._fold_events(now, history=False)
+
+    def take_vectors(self, vectors: Columns) -> None:
+        now = self._park(self.vectors, vectors)
+        if now is not None:
+            self._fold_vectors(now)
+
+    def start(self, watermark: int) -> None:
+        """Open the first day: the one that holds the watermark. What came before is history, or parked by day."""
+        calendar = self.products.calendar
+        self.products.open(max(int(calendar.day(watermark)), 2 * DAYS))
+        for parking, take in ((self.events, self._fold_history), (self.vectors, self._fold_vectors)):
+            waiting = parking.take(BEFORE_START)
+            now = None if waiting is None else self._park(parking, waiting)
+            if now is not None:
+                take(now)
+        self.products.learn_history()
+
+    def close(self, offset: int) -> Iterator[Output]:
+        """End the open day: outcomes, windows and the CLOSES row of its boundary; open the next day."""
+        products = self.products
+        products.end_day()
+        boundary = products.start
+        self._first_close = self._first_close or boundary
+        outcomes, matured = outcome_columns(products, self._vocabulary)
+        if len(matured):
+            yield from self._outputs(OUTCOMES, outcomes)
+        active = products.active()
+        yield from self._windows(active, Moment(WindowKind.CLOSE, boundary, offset, self._epoch()))
+        counts = {"windows": len(active), "outcomes": len(matured)}
+        row = {"partition": self._partition, "platform": self.name, "end": boundary, **counts}
+        yield from self._outputs(CLOSES, {name: [value] for name, value in row.items()})
+        self._counters.update({"close": len(active), "outcomes": len(matured), "closes": 1})
+        products.begin_day(active)
+        products.table["queued"][:] = False
+        self._queue.clear()
+        self._newest = NEVER
+        for parking, take in ((self.events, self._fold_on_time), (self.vectors, self._fold_vectors)):
+            waiting = parking.take(products.open_day)
+            if waiting is not None:
+                take(waiting)
+
+    def live(self, message: Message, watermark: int) -> Iterator[Output]:
+        """Windows of the products touched since the last emission, if the interval has passed by the record's time."""
+        due = self._last_live is None or message.timestamp >= self._last_live + self._config.live_interval_ms
+        if not self._queue or not due:
+            return
+        self._last_live = message.timestamp
+        limit = self._config.live_rows
+        rows = np.asarray(self._queue[:limit], np.int64)
+        del self._queue[:limit]
+        table = self.products.table
+        table["queued"][rows] = False
+        table["revision"][rows] += 1
+        as_of = min(max(self._newest, watermark), self.products.end - 1)
+        yield from self._windows(rows, Moment(WindowKind.LIVE, as_of, message.offset, self._epoch()))
+        self._counters["live"] += len(rows)
+        self._counters["live_held"] += len(self._queue)
+
+    def _epoch(self) -> int:
+        """The boundary one day before the newest one, if this partition closed it."""
+        before = self.products.calendar.start(self.products.open_day - 1)
+        return before if self._first_close and before >= self._first_close else 0
+
+    def _windows(self, rows: Ints, moment: Moment) -> Iterator[Output]:
+        if len(rows) == 0:
+            return
+        base = self.products.baseline(rows)
+        for start in range(0, len(rows), ROWS):
+            part = slice(start, start + ROWS)
+            columns = window_columns(self.products, self._vocabulary, rows[part], part_of(base, part), moment)
+            yield from self._outputs(WINDOWS, columns)
+
+    def _outputs(self, record: ArrowRecord, columns: Mapping[str, Any]) -> Iterator[Output]:
+        for value in split(record, columns, self._config.max_bytes):
+            yield Output(TOPIC, self._partition, value)
+
+    def _park(self, parking: Parking, columns: Columns) -> Columns | None:
+        """Park what is not due; the rest."""
+        products = self.products
+        if not products.opened:
+            parking.put(BEFORE_START, columns)
+            return None
+        at = columns["at"]
+        later: Mask = at >= products.end
+        if not later.any():
+            return columns
+        ahead = {name: array[later] for name, array in columns.items()}
+        parking.spread(products.calendar.day(ahead["at"]), ahead)
+        return {name: array[~later] for name, array in columns.items()}
+
+    def _fold_history(self, events: Columns) -> None:
+        self._fold_events(events, history=True)
+
+    def _fold_on_time(self, events: Columns) -> None:
+        self._fold_events(events, history=False)
+
+    def _fold_events(self, events: Columns, *, history: bool) -> None:
+        self._touch(self.products.take_events(events, history=history), events["at"])
+
+    def _fold_vectors(self, vectors: Columns) -> None:
+        self._touch(self.products.take_vectors(vectors), vectors["at"])
+
+    def _touch(self, rows: Array, at: Ints) -> None:
+        self._newest = max(self._newest, int(at.max(initial=NEVER)))
+        queued = self.products.table["queued"]
+        fresh, first = np.unique(rows[~queued[rows]], return_index=True)
+        fresh = fresh[np.argsort(first)]
+        queued[fresh] = True
+        self._queue.extend(fresh.tolist())
+
+    def dump(self) -> tuple[dict[str, Any], dict[str, bytes]]:
+        """Scalars, and blobs by name."""
+        products = self.products
+        scalars = {
+            "name": self.name,
+            "open_day": products.open_day,
+            "since": products.since,
+            "newest": self._newest,
+            "first_close": self._first_close,
+            "queue": self._queue,
+            "last_live": self._last_live,
+        }
+        blobs = {"products": products.table.dump(), "rates": products.rates.table.dump()}
+        for kind, parking in (("events", self.events), ("vectors", self.vectors)):
+            blobs |= {f"{kind}/{day}": blob for day, blob in parking.dump().items()}
+        return scalars, blobs
+
+    def load(self, scalars: Mapping[str, Any], blobs: Mapping[str, bytes]) -> None:
+        """The inverse of `dump`, on a fresh fold."""
+        products = self.products
+        products.open_day, products.since = scalars["open_day"], scalars["since"]
+        self._newest, self._first_close = scalars["newest"], scalars["first_close"]
+        self._queue, self._last_live = list(scalars["queue"]), scalars["last_live"]
+        products.load(blobs["products"], blobs["rates"])
+        for kind, parking in (("events", self.events), ("vectors", self.vectors)):
+            parking.load(below(kind, blobs))
+
+
+class WindowStage:
+    """One task of the windows stage: a fold over a partition of `trend.events`."""
+
+    def __init__(self, task: TaskKey, config: WindowConfig) -> None:
+        self._vocabulary = Vocabulary(Names(), Names([""]), Names([""]))
+        self._counters: Counter[str] = Counter()
+        self._watermark = CombinedWatermark()
+        self._highest: dict[tuple[str, int, int], int] = {}  # offset by source, its partition, modality
+        self._platforms = sorted(config.platforms)
+        self._folds = [
+            PlatformFold(config.platforms[name], task[1], config, self._vocabulary, self._counters)
+            for name in self._platforms
+        ]
+        self._platform_of = np.empty(0, np.int32)  # [product names] index of the platform, -1 unknown
+
+    def fold(self, messages: Sequence[Message]) -> list[Output]:
+        """Advance by these records; one record is the unit, so any cut into calls gives the same outputs.
+
+        Raises WindowsError or CodecError for a record that does not belong to `trend.events`.
+        """
+        outputs: list[Output] = []
+        for message in messages:
+            outputs += self._fold_record(message)
+        return outputs
+
+    def ready(self, message: Message) -> bool:
+        return True
+
+    def counters(self) -> dict[str, int]:
+        """Totals since the log began, but `parked` and `products`, which are of now."""
+        parked = sum(fold.events.rows + fold.vectors.rows for fold in self._folds)
+        products = sum(fold.products.table.rows for fold in self._folds)
+        return {**{name: self._counters[name] for name in COUNTERS}, "parked": parked, "products": products}
+
+    def snapshot(self) -> dict[str, bytes]:
+        """`state`: scalars and names as JSON; `platform-<i>/…`: arrays as Arrow streams."""
+        platforms: list[dict[str, Any]] = []
+        blobs: dict[str, bytes] = {}
+        for i, fold in enumerate(self._folds):
+            scalars, arrays = fold.dump()
+            platforms.append(scalars)
+            blobs |= {f"platform-{i}/{name}": blob for name, blob in arrays.items()}
+        state = {
+            "products": self._vocabulary.products.values,
+            "categories": self._vocabulary.categories.values,
+            "encoders": self._vocabulary.encoders.values,
+            "counters": dict(sorted(self._counters.items())),
+            "watermark": self._watermark.dump(),
+            "highest": [[*key, offset] for key, offset in sorted(self._highest.items())],
+            "platforms": platforms,
+        }
+        return {"state": msgspec.json.encode(state), **blobs}
+
+    def restore(self, blobs: Mapping[str, bytes]) -> None:
+        """Take a snapshot. A platform that it does not know starts empty; raises WindowsError if one is gone."""
+        state = msgspec.json.decode(blobs["state"])
+        self._vocabulary.products = Names(state["products"])
+        self._vocabulary.categories = Names(state["categories"])
+        self._vocabulary.encoders = Names(state["encoders"])
+        self._counters.update(state["counters"])
+        self._watermark.load(state["watermark"])
+        self._highest = {(source, part, kind): offset for source, part, kind, offset in state["highest"]}
+        for i, scalars in enumerate(state["platforms"]):
+            if scalars["name"] not in self._platforms:
+                raise WindowsError(
+                    f"snapshot holds the platform {scalars['name']!r}, which is not configured "
+                    f"({', '.join(self._platforms) or 'none'}); configure it, or fold the log from its beginning"
+                )
+            fold = self._folds[self._platforms.index(scalars["name"])]
+            fold.load(scalars, below(f"platform-{i}", blobs))
+        self._know_platforms()
+
+    def _fold_record(self, message: Message) -> list[Output]:
+        if message.value is None:
+            raise WindowsError(f"{message.topic}/{message.partition}@{message.offset} is empty; it cannot be folded")
+        rows = decode(message.value)
+        self._counters["records"] += 1
+        outputs: list[Output] = []
+        if rows.record is EVENTS:
+            self._take_events(rows)
+        elif rows.record is VECTORS:
+            self._take_vectors(rows)
+        elif rows.record is CONTROL:
+            outputs += self._take_control(rows, message.offset)
+        else:
+            raise WindowsError(
+                f"{message.topic}/{message.partition}@{message.offset} is a record of {rows.record.name}; "
+                "windows take events, vectors and control rows: is this stage on the right topic?"
+            )
+        watermark = self._watermark.value()
+        if watermark is not None:
+            for fold in self._folds:
+                outputs += fold.live(message, watermark)
+        return outputs
+
+    def _take_events(self, rows: Rows) -> None:
+        self._counters["events"] += len(rows)
+        columns = {name: rows[name] for name in _EVENT_COLUMNS}
+        columns["product"] = self._product_names(rows)
+        codes, values = rows.coded("category")
+        columns["category"] = self._vocabulary.categories.codes(values)[codes]
+        for fold, part in self._by_platform(columns):
+            fold.take_events(part)
+
+    def _take_vectors(self, rows: Rows) -> None:
+        self._counters["vectors"] += len(rows)
+        columns = {name: rows[name] for name in _VECTOR_COLUMNS}
+        columns["product"] = self._product_names(rows)
+        codes, values = rows.coded("encoder")
+        columns["encoder"] = self._vocabulary.encoders.codes(values)[codes]
+        fresh = self._fresh_vectors(rows)
+        self._counters["vectors_repeated"] += int((~fresh).sum())
+        for fold, part in self._by_platform({name: array[fresh] for name, array in columns.items()}):
+            fold.take_vectors(part)
+
+    def _fresh_vectors(self, rows: Rows) -> Mask:
+        """[rows] whether the source offset lies beyond the highest that came from its source and modality."""
+        codes, sources = rows.coded("source")
+        partition, modality, offset = rows["source_partition"], rows["modality"], rows["source_offset"]
+        fresh = np.zeros(len(rows), np.bool_)
+        origins = np.stack([codes, partition, modality], axis=1)
+        for code, part, kind in np.unique(origins, axis=0).tolist():
+            here = np.flatnonzero((codes == code) & (partition == part) & (modality == kind))
+            key = (sources[code], part, kind)
+            highest = np.maximum.accumulate(np.append(self._highest.get(key, -1), offset[here]))
+            fresh[here] = offset[here] > highest[:-1]
+            self._highest[key] = int(highest[-1])
+        return fresh
+
+    def _take_control(self, rows: Rows, offset: int) -> list[Output]:
+        self._counters["control"] += len(rows)
+        columns = [rows[name].tolist() for name in ("source", "source_partition", "state", "watermark")]
+        for source, partition, state, watermark in zip(*columns, strict=True):
+            self._watermark.update(source, partition, state, watermark)
+        value = self._watermark.value()
+        if value is None:
+            return []
+        outputs: list[Output] = []
+        for fold in self._folds:
+            if not fold.products.opened:
+                fold.start(value)
+        while self._folds:
+            # Boundaries in order of time; folds stand in order of name.
+            fold = min(self._folds, key=lambda f: f.products.end)
+            if fold.products.end > value:
+                break
+            outputs += fold.close(offset)
+        return outputs
+
+    def _product_names(self, rows: Rows) -> Array:
+        codes, values = rows.coded("product")
+        names = self._vocabulary.products.codes(values)
+        if len(self._vocabulary.products) > len(self._platform_of):
+            self._know_platforms()
+        return names[codes]
+
+    def _know_platforms(self) -> None:
+        index = {name: i for i, name in enumerate(self._platforms)}
+        fresh = self._vocabulary.products.values[len(self._platform_of) :]
+        found = np.fromiter((index.get(split_product(key)[0], -1) for key in fresh), np.int32, len(fresh))
+        self._platform_of = np.append(self._platform_of, found)
+
+    def _by_platform(self, columns: Columns) -> Iterator[tuple[PlatformFold, Columns]]:
+        platform = self._platform_of[columns["product"]]
+        self._counters["unknown_platform"] += int((platform < 0).sum())
+        for i, fold in enumerate(self._folds):
+            here = platform == i
+            if here.all() and len(here):
+                yield fold, columns
+            elif here.any():
+                yield fold, {name: array[here] for name, array in columns.items()}
+
+
+COUNTERS = (
+    "records",
+    "events",
+    "vectors",
+    "vectors_repeated",
+    "control",
+    "close",
+    "live",
+    "live_held",
+    "outcomes",
+    "closes",
+    "late",
+    "beyond_ring",
+    "cancelled_after_outcome",
+    "clipped",
+    "unknown_platform",
+)
+
+
+def below(prefix: str, blobs: Mapping[str, bytes]) -> dict[str, bytes]:
+    """The blobs whose name begins with `<prefix>/`, named by what follows."""
+    start = f"{prefix}/"
+    return {name[len(start) :]: blob for name, blob in blobs.items() if name.startswith(start)}

@@ -1,0 +1,277 @@
+"""What the learner knows of a head, and how one epoch's matured rows move it.
+
+Theta and P by forget, gather, step; the dispersion by moments; the conformal map by PIT values. Heads of past epochs
+are kept as long as a forecast of theirs may still mature: a long bucket learns on the level that its forecast was made
+with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from model.calibration import randomised_pit, track
+from model.distribution import spread
+from model.heads import (
+    LEAST,
+    RESIDUAL_LIMIT,
+    Floats,
+    Ints,
+    Prior,
+    design,
+    effect,
+    feature_count,
+    forget,
+    head_version,
+    identity_map,
+    pearson,
+    step,
+)
+from streams.calendars import DAY
+from streams.records import DELAYS, HORIZONS, Head, SalesClass
+
+WIDTHS = tuple(right - left for left, right in zip((0, *HORIZONS[:-1]), HORIZONS, strict=True))  # days
+FROZEN, FORGOTTEN = -1, -2  # in place of an epoch's index: the frozen head; one that is not kept any more
+NEVER = -(2**62)
+
+
+@dataclass(frozen=True)
+class EstimationConfig:
+    """Half-lives and times in days."""
+
+    prior: Prior = field(default_factory=Prior)
+    level_half_life: float = 14.0  # intercept and category effects; the baseline catches up as fast
+    own_half_life: tuple[float, ...] = (56.0, 28.0, 112.0)  # f_b and components, at least 4 x the delay
+    close_every: float = 1.0
+    kept_days: int = 36  # heads of past epochs: the longest delay, head_lag, and a week for late ones
+    overdispersion: float = 4.0  # D before anything is known, with the weight of so many epochs:
+    overdispersion_epochs: float = 4.0
+    overdispersion_half_life: float = 14.0  # non-overlapping epochs
+    dispersion_weight: float = 20.0  # of the network's r against what has matured
+    dispersion_half_life: float = 56.0
+    dispersion_bounds: tuple[float, float] = (0.05, 1e4)
+    conformal_rate: float = 0.1  # of a one-day horizon and an epoch; longer ones go with 1 / sqrt(days)
+    conformal_rows: float = 50.0  # an epoch with so few rows moves the map half as far
+
+
+@dataclass(frozen=True, eq=False)
+class Labels:
+    """Matured rows of one epoch, [rows] each; learning leaves out censored ones and other networks' before."""
+
+    delay: Ints
+    units: Floats
+    total: Floats
+    total_mean: Floats
+    dispersion: Floats
+    median: Floats
+    frozen_mean: Floats
+    frozen_dispersion: Floats
+    frozen_median: Floats
+    baseline: Floats
+    f: Floats
+    components: Floats  # [rows, 8]
+    sales_class: Ints
+    category: Ints  # code, -1 unknown
+    head: Ints  # epoch of the head that predicted, 0 = frozen
+    uniform: Floats  # pseudo-uniform of the row, for its randomised PIT
+
+    def __len__(self) -> int:
+        return len(self.delay)
+
+    def take(self, rows: npt.NDArray[np.integer]) -> Labels:
+        return Labels(**{name: column[rows] for name, column in vars(self).items()})
+
+
+@dataclass(eq=False)
+class Past:
+    """A head as it was learnt at an epoch; `published` is False where the frozen network was published instead."""
+
+    epoch: int
+    theta: Floats  # [delays, features]
+    covariance: Floats  # [delays, features, features]
+    dispersion: Floats  # [horizons, sales classes]
+    published: bool
+
+
+class Estimator:
+    """The learnt head. `dispersion` [horizons, sales classes] is the network's own."""
+
+    def __init__(self, categories: int, dispersion: Floats, config: EstimationConfig) -> None:
+        self.config = config
+        self.categories = categories
+        self.shared = 1 + categories  # features of the level
+        self.network_dispersion = np.asarray(dispersion, np.float64).reshape(len(HORIZONS), len(SalesClass))
+        self.prior = config.prior.covariance(categories)
+        self.theta = np.zeros((DELAYS, feature_count(categories)))
+        self.covariance = self.prior.copy()
+        self.conformal = identity_map()
+        self.moments = np.zeros((2, len(HORIZONS), len(SalesClass)))
+        self.shocks = np.zeros((DELAYS, 3))  # newest standardised score, decayed sum of its variance, weight
+        self.shocks_at = np.full(DELAYS, NEVER, np.int64)
+        self.past: list[Past] = []
+        self.dispersion = self.network_dispersion.copy()
+
+    def learn(self, labels: Labels, epoch: int, elapsed: float) -> None:
+        """One update from the rows that matured at `epoch`, `elapsed` days after the epoch before."""
+        at = self.index(labels.head)
+        published = np.array([True] + [p.published for p in self.past])[np.maximum(at, FROZEN) + 1]
+        ours = labels.take(np.flatnonzero((at != FORGOTTEN) & published))
+        self._fit_dispersion(ours, elapsed)
+        self._fit_map(ours)
+        known = labels.take(np.flatnonzero(at != FORGOTTEN))
+        for b in range(DELAYS):
+            self._update(b, known.take(np.flatnonzero(known.delay == b)), epoch, elapsed)
+        self.theta[1:, : self.shared] = self.theta[0, : self.shared]
+        self.covariance[1:, : self.shared, : self.shared] = self.covariance[0, : self.shared, : self.shared]
+
+    def keep(self, epoch: int, published: bool) -> None:
+        """Remember the head of this epoch, and forget those that nothing can ask for any more."""
+        now = Past(epoch, self.theta.copy(), self.covariance.copy(), self.dispersion.copy(), published)
+        self.past = [p for p in self.past if p.epoch >= epoch - self.config.kept_days * DAY] + [now]
+
+    def head(self, model: str, categories: list[str], epoch: int, rows: int) -> Head:
+        return Head(
+            version=head_version(model, epoch),
+            model=model,
+            epoch=epoch,
+            theta=self.theta.tolist(),
+            covariance=self.covariance.tolist(),
+            dispersion=self.dispersion.tolist(),
+            categories=categories,
+            conformal=self.conformal.tolist(),
+            rows=rows,
+        )
+
+    def index(self, epochs: Ints) -> Ints:
+        """[rows] index into `past` of each head's epoch, FROZEN or FORGOTTEN."""
+        kept = np.array([p.epoch for p in self.past], np.int64)
+        if not len(kept):
+            return np.where(epochs == 0, FROZEN, FORGOTTEN).astype(np.int64)
+        place = np.minimum(np.searchsorted(kept, epochs), len(kept) - 1)
+        return np.where(epochs == 0, FROZEN, np.where(kept[place] == epochs, place, FORGOTTEN)).astype(np.int64)
+
+    def replay(self, labels: Labels) -> tuple[Floats, Floats]:
+        """Bucket mean and r [rows] that the learnt head of each row's epoch gives, published or not."""
+        mean, r = labels.frozen_mean.copy(), labels.frozen_dispersion.copy()
+        for rows, past, b in self._by_past(labels):
+            mine = labels.take(rows)
+            shift, s2 = effect(past.theta[b], past.covariance[b], mine.f, mine.components, mine.category)
+            mean[rows] = np.maximum(mine.baseline, LEAST) * np.exp(mine.f + shift + s2 / 2)
+            r[rows] = spread(np.ones((len(rows), 1)), s2[:, None], past.dispersion[b][mine.sales_class][:, None])[:, 0]
+        return mean, r
+
+    def overdispersion(self, bucket: int) -> float:
+        """D: how far the score spreads beyond its information; at least 1."""
+        c = self.config
+        start = c.overdispersion * c.overdispersion_epochs
+        total, weight = float(self.shocks[bucket, 1]), float(self.shocks[bucket, 2])
+        return max(1.0, (start + total) / (c.overdispersion_epochs + weight))
+
+    def arrays(self) -> dict[str, npt.NDArray[np.generic]]:
+        """The whole state; `load` is the inverse."""
+        past = self.past
+        return {
+            "theta": self.theta,
+            "covariance": self.covariance,
+            "conformal": self.conformal,
+            "moments": self.moments,
+            "shocks": self.shocks,
+            "shocks_at": self.shocks_at,
+            "dispersion": self.dispersion,
+            "past_epoch": np.array([p.epoch for p in past], np.int64),
+            "past_theta": np.array([p.theta for p in past]).reshape(len(past), *self.theta.shape),
+            "past_covariance": np.array([p.covariance for p in past]).reshape(len(past), *self.covariance.shape),
+            "past_dispersion": np.array([p.dispersion for p in past]).reshape(len(past), *self.dispersion.shape),
+            "past_published": np.array([p.published for p in past], np.bool_),
+        }
+
+    def load(self, arrays: Mapping[str, npt.NDArray[np.generic]]) -> None:
+        for name in ("theta", "covariance", "conformal", "moments", "shocks", "shocks_at", "dispersion"):
+            if arrays[name].shape != getattr(self, name).shape:
+                raise ValueError(f"{name} has shape {arrays[name].shape}, this head {getattr(self, name).shape}")
+            setattr(self, name, arrays[name].copy())
+        columns = [arrays[f"past_{name}"] for name in ("epoch", "theta", "covariance", "dispersion", "published")]
+        self.past = [
+            Past(int(e), t.copy(), c.copy(), d.copy(), bool(p)) for e, t, c, d, p in zip(*columns, strict=True)
+        ]
+
+    def _update(self, b: int, labels: Labels, epoch: int, elapsed: float) -> None:
+        c = self.config
+        own = slice(self.shared, None) if b else slice(None)  # what this bucket learns itself
+        half_life = np.full(self.theta.shape[1], c.own_half_life[b])
+        half_life[: self.shared] = c.level_half_life
+        keep = 0.5 ** (elapsed / half_life)
+        theta, covariance = forget(self.theta[b, own], self.covariance[b, own, own], self.prior[b, own, own], keep[own])
+        if len(labels):
+            x = design(labels.f, labels.components, labels.category, self.categories)[:, own]
+            offset = np.log(np.maximum(labels.baseline, LEAST)) + labels.f
+            if b:
+                offset = offset + self._past_level(labels)
+            r = self.dispersion[b][labels.sales_class]
+            kappa = min(1.0, c.close_every / WIDTHS[b]) / self.overdispersion(b)
+            self._watch_shocks(b, labels.units, np.exp(offset + np.einsum("nf,f->n", x, theta)), r, epoch)
+            theta, covariance = step(theta, covariance, x, offset, labels.units, r, kappa)
+        self.theta[b, own], self.covariance[b, own, own] = theta, covariance
+
+    def _past_level(self, labels: Labels) -> Floats:
+        # [rows] the level that each forecast was made with: the one of today has seen what came after it
+        level = np.zeros(len(labels))
+        for rows, past, _ in self._by_past(labels):
+            category = labels.category[rows]
+            effects = np.where(category >= 0, past.theta[0][np.maximum(category, 0) + 1], 0.0)
+            level[rows] = past.theta[0, 0] + effects
+        return level
+
+    def _by_past(self, labels: Labels) -> list[tuple[Ints, Past, int]]:
+        at = self.index(labels.head)
+        pairs = [(i, b) for i in np.unique(at[at >= 0]).tolist() for b in range(DELAYS)]
+        found = [(np.flatnonzero((at == i) & (labels.delay == b)), self.past[i], b) for i, b in pairs]
+        return [group for group in found if len(group[0])]
+
+    def _watch_shocks(self, b: int, units: Floats, mean: Floats, r: Floats, epoch: int) -> None:
+        # Half the squared difference of neighbours is their variance without what a slow bias adds.
+        first = self.shocks_at[b] == NEVER
+        if not first and epoch - self.shocks_at[b] < (WIDTHS[b] - 0.1) * DAY:
+            return
+        weight = mean / (1 + mean / r)
+        score = float((pearson(units, mean, r) * np.sqrt(weight)).sum() / np.sqrt(weight.sum()))
+        if not first:
+            limit = RESIDUAL_LIMIT**2 * self.overdispersion(b)
+            decay = 0.5 ** (1 / self.config.overdispersion_half_life)
+            self.shocks[b, 1] = decay * self.shocks[b, 1] + min((score - self.shocks[b, 0]) ** 2 / 2, limit)
+            self.shocks[b, 2] = decay * self.shocks[b, 2] + 1
+        self.shocks[b, 0] = score
+        self.shocks_at[b] = epoch
+
+    def _fit_dispersion(self, labels: Labels, elapsed: float) -> None:
+        # E[(Y - M)^2] - M + M^2 = (1 + 1/r) exp(s2) M^2, weighted by what each row can tell
+        c = self.config
+        self.moments *= 0.5 ** (elapsed / c.dispersion_half_life)
+        at = self.index(labels.head)
+        used = np.stack([self.network_dispersion] + [p.dispersion for p in self.past])  # [1 + past, horizons, classes]
+        asked = used[at + 1, labels.delay, labels.sales_class]
+        uncertainty = np.clip((1 + 1 / labels.dispersion) / (1 + 1 / asked), 1.0, 4.0)
+        m, r = np.maximum(labels.total_mean, LEAST), labels.dispersion
+        variance = m * (1 + m / r)
+        squared = np.minimum((labels.total - m) ** 2, (2 * RESIDUAL_LIMIT) ** 2 * variance)
+        weight = c.close_every / np.array(HORIZONS)[labels.delay] / (1 + m / r) ** 2
+        weight = np.minimum(weight, c.close_every)
+        cell = (labels.delay, labels.sales_class)
+        np.add.at(self.moments[0], cell, weight * (squared - m + m * m))
+        np.add.at(self.moments[1], cell, weight * m * m * uncertainty)
+        nu, prior = c.dispersion_weight, 1 + 1 / self.network_dispersion
+        inverse = (self.moments[0] + nu * prior) / (self.moments[1] + nu) - 1
+        low, high = c.dispersion_bounds
+        self.dispersion = np.clip(1 / np.maximum(inverse, 1 / high), low, high)
+
+    def _fit_map(self, labels: Labels) -> None:
+        pit = randomised_pit(labels.total, labels.total_mean, labels.dispersion, labels.uniform)
+        for h, days in enumerate(HORIZONS):
+            mine = pit[labels.delay == h]
+            if len(mine):
+                rate = self.config.conformal_rate * min(1.0, (self.config.close_every / days) ** 0.5)
+                trust = len(mine) / (len(mine) + self.config.conformal_rows)
+                self.conformal[h] = track(self.conformal[h], mine, rate * trust)

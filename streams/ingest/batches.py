@@ -1,0 +1,67 @@
+"""Rows of one poll, gathered by partition, and the records that they become."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+from streams.codecs import Coded, Column, split
+from streams.records import EVENTS, PICTURES, TEXTS, ArrowRecord, EventKind
+from streams.stage import Output, TaskKey
+
+EventRow: TypeAlias = tuple[int, str, int, int, int, int, int, int, str, int, float, float, float, int]
+TextRow: TypeAlias = tuple[str, int, int, int, str]
+PictureRow: TypeAlias = tuple[str, int, int, str, str, bytes, str]
+
+# Where the rows' fields go; source and source_partition are the task's own.
+_ORIGIN = ("source", "source_partition")
+_EVENT_FIELDS = [name for name in EVENTS.schema.names if name not in _ORIGIN]
+_TEXT_FIELDS = [name for name in TEXTS.schema.names if name not in _ORIGIN]
+_PICTURE_FIELDS = [name for name in PICTURES.schema.names if name not in _ORIGIN]
+
+NAN = math.nan
+
+
+def event_row(
+    kind: EventKind, product: str, at: int, offset: int, rating: int = 0, category: str = "", price: int = -1
+) -> EventRow:
+    """A row that is neither of an order nor of a stock level."""
+    return (kind, product, at, at, offset, 0, 0, rating, category, price, NAN, NAN, NAN, -1)
+
+
+class Batch:
+    """Rows of one fold, by output partition, in the order in which they were added."""
+
+    def __init__(self, task: TaskKey, partitions: int, max_bytes: int) -> None:
+        self.events: list[list[EventRow]] = [[] for _ in range(partitions)]
+        self.texts: list[list[TextRow]] = [[] for _ in range(partitions)]
+        self.pictures: list[list[PictureRow]] = [[] for _ in range(partitions)]
+        self.letters: list[Output] = []
+        self._task = task
+        self._max_bytes = max_bytes
+
+    def outputs(self) -> list[Output]:
+        """Events by ascending partition, then texts, pictures and dead letters."""
+        outputs: list[Output] = []
+        self._publish("trend.events", EVENTS, _EVENT_FIELDS, self.events, outputs)
+        self._publish("trend.reviews", TEXTS, _TEXT_FIELDS, self.texts, outputs)
+        self._publish("trend.images", PICTURES, _PICTURE_FIELDS, self.pictures, outputs)
+        return outputs + self.letters
+
+    def _publish(
+        self,
+        topic: str,
+        record: ArrowRecord,
+        fields: Sequence[str],
+        partitions: Sequence[Sequence[tuple[Any, ...]]],
+        outputs: list[Output],
+    ) -> None:
+        source, source_partition = self._task
+        for partition, rows in enumerate(partitions):
+            if not rows:
+                continue
+            columns: dict[str, Column | Coded] = dict(zip(fields, zip(*rows, strict=True), strict=True))
+            columns["source"] = [source] * len(rows)
+            columns["source_partition"] = [source_partition] * len(rows)
+            outputs += [Output(topic, partition, value) for value in split(record, columns, self._max_bytes)]

@@ -1,0 +1,219 @@
+"""The ingest fold: from the platform's records of one partition to clean rows and dead letters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from streams.codecs import encode_json
+from streams.errors import SnapshotError
+from streams.ingest.batches import NAN, Batch, EventRow
+from streams.ingest.config import IngestConfig
+from streams.ingest.decoding import RecordDecoder
+from streams.ingest.events import Event, EventReader, OrderPart
+from streams.ingest.orders import Line, OrderMemory, Waiting
+from streams.ingest.privacy import MAX_KEY_BYTES, Keyring, key_label
+from streams.ingest.reasons import Reason, RejectedError
+from streams.ingest.seen import SeenIds
+from streams.partitioning import partition_of
+from streams.records import VERSION, DeadLetter, EventKind, SourcePosition
+from streams.stage import Message, Output, TaskKey
+from streams.topics import DAY_MS, PLATFORM_MAX_BYTES
+from streams.watermarks import SourceWatermark
+
+_LONG_AGO = -(2**62)
+
+
+class IngestStage:
+    """One partition of one platform topic. The unit of accepting is the event: an order's lines count together.
+
+    At any time read = accepted + repeated + dead + waiting.
+    """
+
+    def __init__(self, task: TaskKey, config: IngestConfig) -> None:
+        self._topic, self._partition = task
+        self._task = task
+        self._config = config
+        self._keys = Keyring(config.secret)
+        self._decoder = RecordDecoder(self._topic)
+        self._reader = EventReader(self._topic, config, self._keys)
+        self._seen = SeenIds()
+        self._orders = OrderMemory()
+        self._mark = SourceWatermark(config.out_of_order_ms)
+        self._now = _LONG_AGO  # newest record time
+        self._counts = {"read": 0, "accepted": 0, "repeated": 0, "dead": 0, "waiting": 0}
+
+    @property
+    def watermark(self) -> int | None:
+        """Of this source partition, UTC ms; None before it is known."""
+        return self._mark.value
+
+    @property
+    def newest(self) -> int | None:
+        """Newest confirmed event time, UTC ms."""
+        return self._mark.newest
+
+    def ready(self, message: Message) -> bool:
+        return True
+
+    def fold(self, messages: Sequence[Message]) -> list[Output]:
+        """A poll in offset order. Where polls end changes the batches, never the rows of a partition or their order."""
+        batch = Batch(self._task, self._config.partitions, self._config.max_bytes)
+        for message in messages:
+            self._counts["read"] += 1
+            if message.timestamp > self._now:
+                self._now = message.timestamp
+                self._forget(batch)
+            try:
+                self._take(message, batch)
+            except RejectedError as rejected:
+                key, sealed = self._seal(message)
+                self._bury(batch, message.offset, message.timestamp, key, sealed, rejected)
+        return batch.outputs()
+
+    def counters(self) -> dict[str, int]:
+        return dict(sorted(self._counts.items()))
+
+    def snapshot(self) -> dict[str, bytes]:
+        digests, times = self._seen.dump()
+        state = {
+            "version": VERSION,
+            "now": self._now,
+            "watermark": self._mark.dump(),
+            "counters": self.counters(),
+            "orders": self._orders.dump(),
+        }
+        return {"state": msgspec.msgpack.encode(state), "seen": digests, "seen_at": times}
+
+    def restore(self, blobs: Mapping[str, bytes]) -> None:
+        state = msgspec.msgpack.decode(blobs["state"])
+        if state["version"] != VERSION:
+            raise SnapshotError(
+                f"ingest {self._topic}/{self._partition}: snapshot of version {state['version']}, this is {VERSION}; "
+                "start without it, or run the version that wrote it"
+            )
+        self._now = state["now"]
+        self._mark.load(state["watermark"])
+        self._counts = dict(state["counters"])
+        self._orders.load(state["orders"])
+        self._seen.load(blobs["seen"], blobs["seen_at"])
+
+    def _take(self, message: Message, batch: Batch) -> None:
+        event = self._reader.read(self._decoder.decode(message.value), message)
+        for digest in event.ids:
+            if digest in self._seen:
+                self._counts["repeated"] += 1
+                return
+        watermark = self._mark.value
+        if watermark is not None and event.bound_at is not None and event.bound_at < watermark - self._config.ring_ms:
+            days = (watermark - event.bound_at) // DAY_MS
+            raise RejectedError(
+                Reason.TOO_LATE,
+                f"{days} days before its source's watermark; windows reach back {self._config.ring_days}",
+            )
+        if event.order is not None:
+            self._take_order(message, event, event.order, batch)
+        else:
+            self._emit(event.rows, batch)
+            for text in event.texts:
+                batch.texts[self._partition_of(text[0])].append(text)
+            for picture in event.pictures:
+                batch.pictures[self._partition_of(picture[0])].append(picture)
+            self._counts["accepted"] += 1
+        self._seen.add(event.ids, self._now)
+        self._mark.observe(event.at)
+
+    def _take_order(self, message: Message, event: Event, part: OrderPart, batch: Batch) -> None:
+        if part.status == "returned":
+            self._emit(_rows(EventKind.RETURNED, part.lines, event.at, part.ordered_at, message.offset), batch)
+        elif part.status == "placed":
+            self._emit(_rows(EventKind.ORDER, part.lines, event.at, part.ordered_at, message.offset), batch)
+            for waiting in self._orders.place(part.order, part.ordered_at, part.lines, self._now):
+                self._counts["waiting"] -= 1
+                self._cancel_after_all(waiting, batch)
+        elif part.order in self._orders:
+            ordered_at, taken = self._orders.cancel(part.order, part.lines)
+            self._emit(_rows(EventKind.CANCELLED, taken, event.at, ordered_at, message.offset), batch)
+        else:
+            key, sealed = self._seal(message)
+            self._orders.wait(
+                Waiting(
+                    part.order,
+                    message.offset,
+                    message.timestamp,
+                    event.at,
+                    part.lines,
+                    list(event.ids),
+                    key,
+                    sealed,
+                    self._now,
+                )
+            )
+            self._counts["waiting"] += 1
+            return
+        self._counts["accepted"] += 1
+
+    def _cancel_after_all(self, waiting: Waiting, batch: Batch) -> None:
+        try:
+            ordered_at, taken = self._orders.cancel(waiting.order, waiting.lines)
+        except RejectedError as rejected:
+            self._seen.discard(waiting.ids)
+            self._bury(batch, waiting.offset, waiting.record_time, waiting.key, waiting.sealed, rejected)
+            return
+        self._emit(_rows(EventKind.CANCELLED, taken, waiting.at, ordered_at, waiting.offset), batch)
+        self._counts["accepted"] += 1
+
+    def _forget(self, batch: Batch) -> None:
+        until = self._now - self._config.dedupe_ms
+        self._seen.forget(until)
+        for waiting in self._orders.forget(until):
+            self._counts["waiting"] -= 1
+            rejected = RejectedError(
+                Reason.ORDER_UNKNOWN,
+                f"order_id: its order did not come within {self._config.dedupe_days} days; send that first",
+            )
+            self._bury(batch, waiting.offset, waiting.record_time, waiting.key, waiting.sealed, rejected)
+
+    def _emit(self, rows: Sequence[EventRow], batch: Batch) -> None:
+        for row in rows:
+            batch.events[self._partition_of(row[1])].append(row)
+
+    def _partition_of(self, product: str) -> int:
+        return partition_of(product, self._config.partitions)
+
+    def _letter_id(self, offset: int) -> str:
+        return f"{self._topic}/{self._partition}/{offset}"
+
+    def _seal(self, message: Message) -> tuple[str | None, str]:
+        """Sealed key (base64) and value of a record, as its dead letter carries them."""
+        letter = self._letter_id(message.offset)
+        key = message.key
+        sealed_key = None if key is None or len(key) > MAX_KEY_BYTES else self._keys.seal(key, key_label(letter))
+        # What was compressed may be larger here than its topic allows; its envelope must still fit trend.dlq.
+        return sealed_key, self._keys.seal((message.value or b"")[:PLATFORM_MAX_BYTES], letter)
+
+    def _bury(
+        self, batch: Batch, offset: int, record_time: int, key: str | None, sealed: str, rejected: RejectedError
+    ) -> None:
+        letter = DeadLetter(
+            dead_letter_id=self._letter_id(offset),
+            reason=rejected.reason.code,
+            message=rejected.message,
+            stage="ingest",
+            source=SourcePosition(topic=self._topic, partition=self._partition, offset=offset),
+            record_time=record_time,
+            key=key,
+            sealed=sealed,
+        )
+        partition = self._partition % self._config.partitions
+        batch.letters.append(Output("trend.dlq", partition, encode_json(letter), letter.dead_letter_id.encode()))
+        for name in ("dead", f"dead.{letter.reason}"):
+            self._counts[name] = self._counts.get(name, 0) + 1
+
+
+def _rows(kind: EventKind, lines: Sequence[Line], at: int, ordered_at: int, offset: int) -> list[EventRow]:
+    return [
+        (kind, product, at, ordered_at, offset, quantity, amount, 0, "", -1, NAN, NAN, NAN, -1)
+        for product, quantity, amount in lines
+    ]
