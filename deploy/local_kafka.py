@@ -207,7 +207,7 @@ class LocalKafka:
         ]
         done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
         if done.returncode:
-            raise LocalKafkaError(f"{self.folder} could not be formatted: {_last_line(done.stderr or done.stdout)}")
+            raise LocalKafkaError(f"{self.folder} could not be formatted: {_reason(done.stdout + done.stderr)}")
 
     def _launch(self, java: str, port: int) -> RunningBroker:
         with self._log.open("ab") as log:
@@ -257,8 +257,7 @@ class LocalKafka:
 
     def _complaint(self) -> str:
         text = self._log.read_text(errors="replace") if self._log.exists() else ""
-        lines = [line for line in text.splitlines() if "ERROR" in line or "Exception" in line]
-        return f"{lines[-1].strip() if lines else _last_line(text)} (all of it in {self._log})"
+        return f"{_reason(text)} (all of it in {self._log})"
 
     def _is_ours(self, pid: int) -> bool:
         """Whether the process is the broker of this folder: its id may belong to another program by now."""
@@ -342,8 +341,8 @@ def _copy_dependencies(maven: str, scratch: Path) -> None:
     ]
     done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
     if done.returncode or not list((scratch / "jars").glob(f"kafka_2.13-{VERSION}.jar")):
-        reasons = [line for line in done.stdout.splitlines() if "ERROR" in line]
-        why = reasons[0].strip() if reasons else _last_line(done.stderr or done.stdout)
+        errors = [line.strip() for line in done.stdout.splitlines() if "ERROR" in line]
+        why = errors[0] if errors else _reason(done.stdout + done.stderr)  # Maven's first is the cause
         raise LocalKafkaError(f"Maven could not fetch Kafka's jars (exit code {done.returncode}): {why}")
 
 
@@ -398,9 +397,14 @@ def _is_free(port: int) -> bool:
         return probe.connect_ex((LOOPBACK, port)) != 0
 
 
-def _last_line(text: str) -> str:
-    lines = text.strip().splitlines()
-    return lines[-1].strip() if lines else "it said nothing"
+def _reason(text: str) -> str:
+    """The line of a program's output that most likely says why it ended."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    for word in ("Exception: ", "ERROR", "Error"):
+        for line in reversed(lines):
+            if word in line:
+                return line
+    return lines[-1] if lines else "it said nothing"
 
 
 @contextlib.contextmanager

@@ -10,8 +10,7 @@ from deploy.errors import ConfigurationError
 from deploy.settings import Settings
 from featurizers.encoding import ImageConfig, ImageStage, TextConfig, TextStage, VectorCache
 from featurizers.image import ImageEncoder
-from featurizers.pictures import PictureReader
-from featurizers.projection import Projection
+from featurizers.projection import Projection, projection_for
 from featurizers.text import TextEncoder
 from featurizers.window_config import WindowConfig
 from featurizers.windows import WindowStage
@@ -56,40 +55,51 @@ def windows_spec(settings: Settings, live: bool = True) -> StageSpec:
     return StageSpec("windows", ("trend.events",), lambda task: WindowStage(task, config))
 
 
-def text_config(settings: Settings, projection: str = "") -> TextConfig:
-    return TextConfig(model=settings.text_model, device=device(settings), dtype=settings.dtype, projection=projection)
+def text_config(settings: Settings) -> TextConfig:
+    return TextConfig(model=settings.text_model, device=device(settings), dtype=settings.dtype)
 
 
-def image_config(settings: Settings, projection: str = "") -> ImageConfig:
+def image_config(settings: Settings) -> ImageConfig:
     base, *roots = settings.picture_roots or ("",)
     return ImageConfig(
         model=settings.image_model,
         device=device(settings),
         dtype=settings.dtype,
-        projection=projection,
         base=base,
         roots=tuple(roots),
     )
 
 
 def text_spec(settings: Settings, encoder: TextEncoder, projection: Projection) -> StageSpec:
-    cache = VectorCache(TextConfig.cache_size)
-    return StageSpec("text", ("trend.reviews",), lambda _: TextStage(encoder, projection, cache), stateful=False)
+    config = text_config(settings)
+    cache = VectorCache(config.cache_size)
+    return StageSpec(
+        "text", ("trend.reviews",), lambda _: TextStage(encoder, projection, cache, config), stateful=False
+    )
 
 
 def image_spec(settings: Settings, encoder: ImageEncoder, projection: Projection) -> StageSpec:
     config = image_config(settings)
     cache = VectorCache(config.cache_size)
-    reader = PictureReader(config.base, config.roots, config.allow_http)
     keyring = Keyring(settings.secret_bytes())
+
+    def seal(dead_letter_id: str, original: bytes) -> str:
+        return keyring.seal(original, dead_letter_id)
+
     return StageSpec(
-        "image",
-        ("trend.images",),
-        lambda _: ImageStage(
-            encoder, projection, cache, reader, lambda name, original: keyring.seal(original, name), config.limits
-        ),
-        stateful=False,
+        "image", ("trend.images",), lambda _: ImageStage(encoder, projection, cache, seal, config), stateful=False
     )
+
+
+def encoder_spec(kind: str, settings: Settings) -> StageSpec:
+    """The `text` or `image` encoder as a worker runs it, with the projection of the newest bundle."""
+    text_folder, image_folder = projections(settings)
+    torch.set_num_threads(1)  # the broker and the other workers want cores too
+    if kind == "text":
+        text = TextEncoder(text_config(settings))
+        return text_spec(settings, text, projection_for(text.dimensions, text_folder))
+    image = ImageEncoder(image_config(settings))
+    return image_spec(settings, image, projection_for(image.dimensions, image_folder))
 
 
 def projections(settings: Settings) -> tuple[str, str]:
@@ -125,7 +135,7 @@ def learner_spec(settings: Settings, bundle: Bundle) -> StageSpec:
     config = LearnerConfig(
         partitions=settings.partitions,
         model=bundle.version,
-        dispersion=bundle.dispersion,
+        dispersion=tuple(tuple(row) for row in bundle.dispersion.tolist()),
         categories=bundle.categories,
     )
     return StageSpec("learner", ("trend.matured",), lambda task: LearnerStage(task, config))

@@ -141,8 +141,8 @@ def print_tables(report: RunReport, console: Console) -> None:
     for name, rows, colour in (("Surging", report.surging, "green"), ("Falling", report.falling, "red")):
         table = _table(f"{name} now{suffix}", "product", "usual", "expected", "sure", "why", colour=colour)
         for row in rows:
-            cells = (f"{row.baseline:.1f}", f"{row.expected:.1f} in {row.horizon_days} d", f"{row.probability:.0%}")
-            table.add_row(row.title, *cells, row.reason)
+            expected = f"{row.expected:.1f} in {row.horizon_days} d"
+            table.add_row(row.title, f"{row.baseline:.1f}", expected, f"{row.probability:.0%}", row.reason)
         _print(console, table)
     mark = " (stock is simulated)" if report.simulated("stock") else ""
     table = _table(f"To reorder{mark}", "product", "in stock", "on order", "reorder at", "order", "why")

@@ -58,7 +58,7 @@ def render_page(report: RunReport) -> str:
             + (charts.add(_errors_by_horizon(report.error), 320) if report.error else "")
             + "".join(charts.add(_error_over_time(series), 320) for series in report.error_over_time)
             + "</div>"
-            + _facts("What the heads learnt from", report.heads),
+            + _facts("The heads", report.heads),
         ),
         _section(
             "How fast it ran",

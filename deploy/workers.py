@@ -15,6 +15,8 @@ from deploy.errors import ConfigurationError, DeployError
 from deploy.lifecycle import Stopper
 from deploy.settings import Settings, cautions
 from deploy.sink import run_sink
+from featurizers import agents
+from featurizers.agents import AgentConfig
 from streams import kafka
 from streams.runner import Runner, RunnerConfig
 from streams.signals.read_model import ReadModel
@@ -92,10 +94,12 @@ def run_worker(name: str, settings: Settings, bootstrap: str, stop: Stopper) -> 
     return sink.code
 
 
-def run_encoder(kind: str, settings: Settings, bootstrap: str) -> int:
+def run_encoder(kind: str, settings: Settings, bootstrap: str, stop: Stopper) -> int:
     """The text or image encoder on Faust; blocks until SIGTERM."""
     kafka.require_broker(bootstrap)
-    return pipeline.run_encoder(kind, settings, bootstrap)
+    config = AgentConfig(bootstrap, settings.partitions, settings.slot)
+    agents.run_encoder(pipeline.encoder_spec(kind, settings), config, stop, LoggedRunner())
+    return 0
 
 
 def run_all(stop: Stopper) -> int:

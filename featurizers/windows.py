@@ -124,8 +124,9 @@ class PlatformFold:
 
     def live(self, message: Message, watermark: int) -> Iterator[Output]:
         """Windows of the products touched since the last emission, if the interval has passed by the record's time."""
-        due = self._last_live is None or message.timestamp >= self._last_live + self._config.live_interval_ms
-        if not self._queue or not due:
+        if self._last_live is None:
+            self._last_live = message.timestamp  # the first interval begins with the first open day
+        if not self._queue or message.timestamp < self._last_live + self._config.live_interval_ms:
             return
         self._last_live = message.timestamp
         limit = self._config.live_rows

@@ -75,8 +75,13 @@ def log_loss(units: Floats, mean: Floats, r: Floats) -> Floats:
     return -np.log(np.maximum(chance, LEAST_PROBABILITY))
 
 
-def compare(labels: Labels, mean: Floats, r: Floats) -> dict[int, float]:
-    """Gain of the learnt head, whose bucket mean and r [rows] are given, over the frozen network; by delay."""
-    gain = log_loss(labels.units, labels.frozen_mean, labels.frozen_dispersion) - log_loss(labels.units, mean, r)
+def compare(labels: Labels, mean: Floats) -> dict[int, float]:
+    """Gain of the learnt head, whose bucket means [rows] are given, over the frozen network; by delay.
+
+    Both are judged at the frozen network's r: the contest is about the means. A head's r has seen its own mistakes, and
+    would lose a contest for being honest about them.
+    """
+    r = labels.frozen_dispersion
+    gain = log_loss(labels.units, labels.frozen_mean, r) - log_loss(labels.units, mean, r)
     rows = ((delay, labels.delay == delay) for delay in range(DELAYS))
     return {delay: float(gain[mine].mean()) for delay, mine in rows if mine.any()}

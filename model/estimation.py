@@ -14,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 
 from model.calibration import randomised_pit, track
-from model.distribution import spread
 from model.heads import (
     LEAST,
     RESIDUAL_LIMIT,
@@ -36,6 +35,8 @@ from streams.records import DELAYS, HORIZONS, Head, SalesClass
 WIDTHS = tuple(right - left for left, right in zip((0, *HORIZONS[:-1]), HORIZONS, strict=True))  # days
 FROZEN, FORGOTTEN = -1, -2  # in place of an epoch's index: the frozen head; one that is not kept any more
 NEVER = -(2**62)
+OUTLIER = 6.0  # standard deviations: rows beyond it count as that far in the dispersion
+LOOSE = 1.0  # variance of a level that is not learnt but allowed for
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class EstimationConfig:
     overdispersion_epochs: float = 4.0
     overdispersion_half_life: float = 14.0  # non-overlapping epochs
     dispersion_weight: float = 20.0  # of the network's r against what has matured
-    dispersion_half_life: float = 56.0
+    dispersion_half_life: float = 28.0
     dispersion_bounds: tuple[float, float] = (0.05, 1e4)
     conformal_rate: float = 0.1  # of a one-day horizon and an epoch; longer ones go with 1 / sqrt(days)
     conformal_rows: float = 50.0  # an epoch with so few rows moves the map half as far
@@ -153,15 +154,14 @@ class Estimator:
         place = np.minimum(np.searchsorted(kept, epochs), len(kept) - 1)
         return np.where(epochs == 0, FROZEN, np.where(kept[place] == epochs, place, FORGOTTEN)).astype(np.int64)
 
-    def replay(self, labels: Labels) -> tuple[Floats, Floats]:
-        """Bucket mean and r [rows] that the learnt head of each row's epoch gives, published or not."""
-        mean, r = labels.frozen_mean.copy(), labels.frozen_dispersion.copy()
+    def replay(self, labels: Labels) -> Floats:
+        """Bucket mean [rows] that the learnt head of each row's epoch gives, whether it was published or not."""
+        mean = labels.frozen_mean.copy()
         for rows, past, b in self._by_past(labels):
             mine = labels.take(rows)
             shift, s2 = effect(past.theta[b], past.covariance[b], mine.f, mine.components, mine.category)
             mean[rows] = np.maximum(mine.baseline, LEAST) * np.exp(mine.f + shift + s2 / 2)
-            r[rows] = spread(np.ones((len(rows), 1)), s2[:, None], past.dispersion[b][mine.sales_class][:, None])[:, 0]
-        return mean, r
+        return mean
 
     def overdispersion(self, bucket: int) -> float:
         """D: how far the score spreads beyond its information; at least 1."""
@@ -200,13 +200,17 @@ class Estimator:
 
     def _update(self, b: int, labels: Labels, epoch: int, elapsed: float) -> None:
         c = self.config
-        own = slice(self.shared, None) if b else slice(None)  # what this bucket learns itself
         half_life = np.full(self.theta.shape[1], c.own_half_life[b])
         half_life[: self.shared] = c.level_half_life
-        keep = 0.5 ** (elapsed / half_life)
-        theta, covariance = forget(self.theta[b, own], self.covariance[b, own, own], self.prior[b, own, own], keep[own])
+        theta, covariance = forget(self.theta[b], self.covariance[b], self.prior[b], 0.5 ** (elapsed / half_life))
+        if b:
+            # A long bucket says nothing of the level, but must not explain one by its own features either: here the
+            # level is what its forecasts were made with, plus anything, and what is found of it is thrown away.
+            theta[: self.shared] = 0.0
+            covariance[: self.shared] = covariance[:, : self.shared] = 0.0
+            covariance[range(self.shared), range(self.shared)] = LOOSE
         if len(labels):
-            x = design(labels.f, labels.components, labels.category, self.categories)[:, own]
+            x = design(labels.f, labels.components, labels.category, self.categories)
             offset = np.log(np.maximum(labels.baseline, LEAST)) + labels.f
             if b:
                 offset = offset + self._past_level(labels)
@@ -214,7 +218,10 @@ class Estimator:
             kappa = min(1.0, c.close_every / WIDTHS[b]) / self.overdispersion(b)
             self._watch_shocks(b, labels.units, np.exp(offset + np.einsum("nf,f->n", x, theta)), r, epoch)
             theta, covariance = step(theta, covariance, x, offset, labels.units, r, kappa)
-        self.theta[b, own], self.covariance[b, own, own] = theta, covariance
+        if b:
+            theta[: self.shared] = 0.0
+            covariance[: self.shared] = covariance[:, : self.shared] = 0.0
+        self.theta[b], self.covariance[b] = theta, covariance
 
     def _past_level(self, labels: Labels) -> Floats:
         # [rows] the level that each forecast was made with: the one of today has seen what came after it
@@ -256,7 +263,7 @@ class Estimator:
         uncertainty = np.clip((1 + 1 / labels.dispersion) / (1 + 1 / asked), 1.0, 4.0)
         m, r = np.maximum(labels.total_mean, LEAST), labels.dispersion
         variance = m * (1 + m / r)
-        squared = np.minimum((labels.total - m) ** 2, (2 * RESIDUAL_LIMIT) ** 2 * variance)
+        squared = np.minimum((labels.total - m) ** 2, OUTLIER**2 * variance)
         weight = c.close_every / np.array(HORIZONS)[labels.delay] / (1 + m / r) ** 2
         weight = np.minimum(weight, c.close_every)
         cell = (labels.delay, labels.sales_class)

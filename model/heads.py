@@ -36,8 +36,8 @@ KNOTS = 19  # levels of the conformal map, see model/calibration.py
 class Prior:
     """Prior variances of theta: how far the log mean may lie from the network's."""
 
-    level: float = 0.09
-    category: float = 0.04
+    level: float = 0.06
+    category: float = 0.02
     network: float = 0.01  # slope on f_b
     component: float = 0.0016  # slope on a component, which is in standard deviations
 

@@ -162,11 +162,11 @@ class LearnerStage:
         p.counts["learned"] += len(labels)
         events: list[ModelEvent] = []
         if len(labels):
-            mean, r = self._estimator.replay(labels)
-            gains = compare(labels, mean, r)
+            mean = self._estimator.replay(labels)
+            gains = compare(labels, mean)
             against = p.contest.evidence
             decision = p.contest.weigh(gains, epoch, elapsed)
-            events.append(self._event("epoch", EVERYTHING, self._evidence(labels, mean, r)))
+            events.append(self._event("epoch", EVERYTHING, self._evidence(labels, mean)))
             if decision is not None:
                 p.counts["rollbacks"] += decision == "rollback"
                 evidence: dict[str, float | int | str] = {"wealth_before": against, "veto": p.contest.veto}
@@ -233,13 +233,13 @@ class LearnerStage:
         event_id = f"{self._config.model}/{epoch}/{kind}/{subject}"
         return ModelEvent(event_id=event_id, kind=kind, epoch=epoch, subject=subject, evidence=evidence)  # type: ignore[arg-type]
 
-    def _evidence(self, labels: Labels, mean: Floats, r: Floats) -> dict[str, float | int | str]:
+    def _evidence(self, labels: Labels, mean: Floats) -> dict[str, float | int | str]:
         """Sums of absolute errors of the medians by horizon, and mean log losses of the learnt and the frozen means."""
         found: dict[str, float | int | str] = {
             "rows": len(labels),
             "champion": self._progress.contest.champion,
             "wealth": self._progress.contest.evidence,
-            "loss": float(log_loss(labels.units, mean, r).mean()),
+            "loss": float(log_loss(labels.units, mean, labels.frozen_dispersion).mean()),
             "frozen_loss": float(log_loss(labels.units, labels.frozen_mean, labels.frozen_dispersion).mean()),
         }
         for delay, days in enumerate(HORIZONS):

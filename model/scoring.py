@@ -7,26 +7,24 @@ batches of one fixed, padded shape. Which head scores a window is a rule of even
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from model.distribution import Forecast, predict
 from model.errors import ScoringError
-from model.features import Doubles, Features, extract
+from model.features import Doubles, extract
 from model.heads import HeadStore, correct, frozen_head
-from model.network import Batch, Network
+from model.reading import Reading, read
 from model.registry import Bundle
 from streams.codecs import Coded, Rows, decode, encode_json, split
 from streams.records import (
     CHANNELS,
     CLASSES,
     CLOSES,
-    COMPONENTS,
     CONTRIBUTIONS,
     DELAYS,
     HORIZONS,
@@ -48,13 +46,6 @@ from streams.stage import Message, Output, TaskKey
 PREDICTIONS_TOPIC, SCORES_TOPIC = "trend.predictions", "trend.scores"
 COUNTERS = ("windows", "live", "scores", "head_late", "outcomes")
 
-# What each contribution takes away, in the order of CONTRIBUTIONS.
-_PARTS: dict[str, tuple[Modality, ...]] = {
-    "text": (Modality.TEXT,),
-    "image": (Modality.IMAGE,),
-    "catalogue": (Modality.TITLE, Modality.CATALOGUE, Modality.LEVEL),
-    "behaviour": (Modality.BEHAVIOR,),
-}
 _UNITS = CHANNELS.index("units")
 _KEPT = ("end", "kind", "revision", "as_of", "offset", "baseline", "thresholds", "mask", "sales_class")
 _STOCK = ("price", "unit_cost", "on_hand", "on_order", "lead_time_days")
@@ -65,62 +56,6 @@ _CODED = ("product", "category", "text_encoder", "image_encoder")
 class InferenceConfig:
     batch_rows: int = 256  # of every forward pass; part of what makes results equal
     max_bytes: int = 900_000  # of one record of trend.predictions
-
-
-@dataclass(frozen=True)
-class Reading:
-    """What the network makes of n windows."""
-
-    f: npt.NDArray[np.float32]  # [n, DELAYS]
-    components: npt.NDArray[np.float32]  # [n, COMPONENTS]
-    contributions: npt.NDArray[np.float32]  # [n, CONTRIBUTIONS] log mean of the longest horizon, with less without
-
-
-def read(network: Network, features: Features, baseline: Doubles, batch_rows: int) -> Reading:
-    """Run the network on windows with baseline [n, DELAYS], and again without each modality that is there.
-
-    Every run of a row is a row of a padded batch of `batch_rows`, so a modality that is missing costs nothing.
-    """
-    n = len(features)
-    without = np.zeros((len(CONTRIBUTIONS), len(Modality)), bool)
-    for i, name in enumerate(CONTRIBUTIONS):
-        without[i, list(_PARTS[name])] = True
-    part, owner = np.nonzero((features.present[None] & without[:, None]).any(axis=2))  # which part of which row
-    rows = np.concatenate([np.arange(n), owner])
-    present = np.concatenate([features.present, features.present[owner] & ~without[part]])
-    f, components = _forward(network, features, rows, present, batch_rows)
-    log_total = _log_total(baseline[rows], f)
-    contributions = np.zeros((n, len(CONTRIBUTIONS)))
-    contributions[owner, part] = log_total[owner] - log_total[n:]
-    return Reading(f[:n], components[:n], contributions.astype(np.float32))
-
-
-def _forward(
-    network: Network,
-    features: Features,
-    rows: npt.NDArray[np.int64],
-    present: npt.NDArray[np.bool_],
-    batch_rows: int,
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """f [m, DELAYS] and components [m, COMPONENTS] of `rows` [m] with what is `present` [m, modalities]."""
-    m = len(rows)
-    f, components = np.empty((m, DELAYS), np.float32), np.empty((m, COMPONENTS), np.float32)
-    device = network.position.device
-    with torch.inference_mode():
-        for start in range(0, m, batch_rows):
-            stop = min(start + batch_rows, m)
-            index = np.arange(start, start + batch_rows).clip(max=stop - 1)  # padded with the last row
-            batch = Batch.of(replace(features.take(rows[index]), present=present[index]), device)
-            phi, correction = network(batch)
-            f[start:stop] = correction[: stop - start].cpu().numpy()
-            components[start:stop] = network.components(phi)[: stop - start].cpu().numpy()
-    return f, components
-
-
-def _log_total(baseline: Doubles, f: npt.NDArray[np.float32]) -> Doubles:
-    means = baseline * np.exp(f.astype(np.float64))  # [m, DELAYS]
-    total: Doubles = np.log(np.maximum(means.sum(axis=1), 1e-12))
-    return total
 
 
 def elapsed_share(hour_profile: Doubles, open_share: Doubles) -> Doubles:

@@ -40,13 +40,13 @@ def list_(bootstrap: Bootstrap = None) -> None:
     address = find_bootstrap(load_settings(bootstrap=bootstrap))
     table = Table(title=f"topics on {address}", title_justify="left")
     for heading in ("topic", "partitions", "end offsets", "cleanup", "key", "what it holds"):
-        table.add_column(heading, justify="right" if heading == "partitions" else "left")
+        table.add_column(heading, no_wrap=heading == "topic", justify="right" if heading == "partitions" else "left")
     for state in describe_topics(address):
         topic = state.topic
         kept = "compacted" if topic.compacted else f"{topic.retention_days} days"
         ends = " ".join(map(str, state.ends)) if state.partitions else "not there"
         table.add_row(topic.name, str(state.partitions or "-"), ends, kept, topic.key, topic.about)
-    Console().print(table)
+    _console().print(table)
 
 
 @topics.command()
@@ -70,7 +70,7 @@ def cat(
     if topic not in TOPICS:
         raise ConfigurationError(f"no topic {topic!r}; choose one of {', '.join(TOPICS)}")
     address = find_bootstrap(load_settings(bootstrap=bootstrap))
-    console = Console()
+    console = _console()
     printed = 0
     # With --product the newest records are not known before they are read: look at all of them.
     newest = limit if latest and not product else None
@@ -88,3 +88,8 @@ def cat(
             break
     if not printed and not as_json:
         console.print(f"{topic} holds no {'such ' if product or partition is not None else ''}record")
+
+
+def _console() -> Console:
+    console = Console()
+    return console if console.is_terminal else Console(width=160)  # a file or a pipe has no width of its own

@@ -44,7 +44,7 @@ def worker(
     if encoder:
         if encoder not in ("text", "image"):
             raise ConfigurationError(f"no encoder {encoder!r}; choose text or image")
-        raise SystemExit(workers.run_encoder(encoder, settings, found))
+        raise SystemExit(workers.run_encoder(encoder, settings, found, stop))
     raise SystemExit(workers.run_all(stop) if name == "all" else workers.run_worker(name, settings, found, stop))
 
 

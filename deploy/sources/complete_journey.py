@@ -111,7 +111,8 @@ class CompleteJourney:
                 f"complete-journey has no sales between {self.span.first or 'its start'} and "
                 f"{self.span.last or 'its end'}; it holds the year 2017"
             )
-        return _Plan.of(chosen, sales, first, self.simulation)
+        midnight = PLATFORM.calendar.start(int(PLATFORM.calendar.day(chosen.sales.at[-1])) + 1)
+        return _Plan.of(chosen, sales, first, min(end, midnight), self.simulation)
 
     @property
     def estimate(self) -> int:
@@ -162,9 +163,9 @@ class _Plan:
     simulation: Simulation
 
     @staticmethod
-    def of(chosen: _Chosen, sales: Sales, first: int, how: Simulation) -> _Plan:
+    def of(chosen: _Chosen, sales: Sales, first: int, end: int, how: Simulation) -> _Plan:
         calendar = PLATFORM.calendar
-        daily = DailySales.of(sales, calendar)
+        daily = DailySales.of(sales, calendar, end)
         products, debut = np.unique(sales.product[first:], return_index=True)
         known = np.full(len(sales.names), 2**62, np.int64)  # from when on each product is in the span
         known[products] = sales.at[first + debut]
@@ -174,9 +175,9 @@ class _Plan:
         order = sales.order[first:]
         starts = first + np.flatnonzero(np.diff(order, prepend=order[0] - 1))
         debuts = first + np.sort(debut)
-        keep_levels = levels.at > known[levels.product]
-        keep_reviews = reviews.at > known[sales.product[reviews.line]]
-        keep_again = again.at > known[again.product]
+        keep_levels = (levels.at > known[levels.product]) & (levels.at < end)
+        keep_reviews = (reviews.at > known[sales.product[reviews.line]]) & (reviews.at < end)
+        keep_again = (again.at > known[again.product]) & (again.at < end)
         return _Plan(
             chosen=chosen,
             sales=sales,

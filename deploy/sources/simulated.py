@@ -67,13 +67,14 @@ class DailySales:
     born: Ints  # [products] column of the first sale, or beyond the last column
 
     @staticmethod
-    def of(sales: Sales, calendar: Calendar) -> DailySales:
+    def of(sales: Sales, calendar: Calendar, end: int) -> DailySales:
+        """The days from the first sale to the one that `end` (UTC ms) closes, also where nothing is sold any more."""
         products = len(sales.names)
         if not sales.at.size:
             empty = np.zeros((products, 0), np.int64)
             return DailySales(0, empty, np.zeros((products, 1), np.int64), np.full(products, 1, np.int64))
         day = calendar.day(sales.at)
-        first, last = int(day[0]), int(day[-1])
+        first, last = int(day[0]), int(calendar.day(end - 1))
         units = np.zeros((products, last - first + 1), np.int64)
         np.add.at(units, (sales.product, day - first), sales.quantity)
         total = np.zeros((products, units.shape[1] + 1), np.int64)
@@ -203,17 +204,16 @@ def simulate_reviews(sales: Sales, daily: DailySales, calendar: Calendar, how: S
     """One to thirteen days after a share of the order lines: a rating whose mood follows the product's past growth."""
     number = sales.numbers[sales.product]
     line = np.flatnonzero(uniform(how.seed, 20, sales.order, number) < how.review_share)
-    number, order, product = number[line], sales.order[line], sales.product[line]
-    wait = DAY + (uniform(how.seed, 21, order, number) * 12 * DAY).astype(np.int64)
+    number, basket, product = number[line], sales.order[line], sales.product[line]
+    wait = DAY + (uniform(how.seed, 21, basket, number) * 12 * DAY).astype(np.int64)
     at = sales.at[line] + wait + 2 * HOUR  # two hours: the day after, even where a day has 25
     growth = daily.growth(product, calendar.day(at) - daily.first) if line.size else np.zeros(0)
     # The sum of twelve uniform numbers is nearly normal, and exactly the same everywhere.
-    noise = sum(uniform(how.seed, 30 + i, order, number) for i in range(12)) - 6.0
+    noise = sum(uniform(how.seed, 30 + i, basket, number) for i in range(12)) - 6.0
     rating = np.clip(np.rint(3.8 + 1.2 * np.tanh(growth) + 0.9 * noise), 1, 5).astype(np.int64)
-    words = np.stack([uniform(how.seed, 50 + i, order, number) for i in range(3)], axis=1)
-    inside = at <= sales.at[-1] if line.size else np.zeros(0, bool)
-    kept = np.flatnonzero(inside)[np.argsort(at[inside], kind="stable")]
-    return Reviews(at[kept], line[kept], rating[kept], words[kept])
+    words = np.stack([uniform(how.seed, 50 + i, basket, number) for i in range(3)], axis=1)
+    order = np.argsort(at, kind="stable")
+    return Reviews(at[order], line[order], rating[order], words[order])
 
 
 _OPENINGS = {

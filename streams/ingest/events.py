@@ -102,15 +102,15 @@ class EventReader:
                 raise self._price(f"lines[{i}].unit_price", line.unit_price, price, platform)
             lines.append(Line(_product(record.platform, line.product_id), quantity, quantity * price))
         keys = self._keys
-        natural = keys.digest(
-            "order", name, record.order_id, record.status, "" if status_at is None else str(status_at)
+        order, natural = keys.digests(
+            ("order", name, record.order_id), (record.status, "" if status_at is None else str(status_at))
         )
         at = ordered_at if record.status == "placed" or status_at is None else status_at
         return Event(
             (natural,) if record.event_id is None else (natural, keys.digest("event", name, record.event_id)),
             at,
             at if record.status == "returned" else ordered_at,
-            order=OrderPart(keys.digest("placed", name, record.order_id), record.status, ordered_at, lines),
+            order=OrderPart(order, record.status, ordered_at, lines),
         )
 
     def _behavior(self, record: Behavior, platform: Platform, message: Message) -> Event:

@@ -32,12 +32,12 @@ class Waiting(msgspec.Struct, frozen=True, array_like=True):
     since: int  # newest record time of the source when it came
 
 
-class Placed(msgspec.Struct, array_like=True):
-    """An order: [ordered, units left, amount left] of each product."""
+class Placed(NamedTuple):
+    """An order. Plain values in two tuples: a million of them must not slow the garbage collector down."""
 
     since: int
     ordered_at: int
-    products: dict[str, list[int]]
+    products: tuple[str | int, ...]  # product, units ordered, units left, amount left, and so on for each
 
 
 class OrderMemory:
@@ -53,17 +53,25 @@ class OrderMemory:
         """Remember an order; returns the cancellations that waited for it, as they came."""
         placed = self._placed.get(order)
         if placed is None:
-            placed = self._placed[order] = Placed(now, ordered_at, {})
             self._order.append(order)
+            if len(lines) == 1:
+                product, quantity, amount = lines[0]
+                self._placed[order] = Placed(now, ordered_at, (product, quantity, quantity, amount))
+                return self._released(order)
+            placed = Placed(now, ordered_at, ())
+        stocks = _stocks(placed)
         for product, quantity, amount in lines:
-            stock = placed.products.get(product)
-            if stock is None:
-                placed.products[product] = [quantity, quantity, amount]
-            else:
-                stock[0] += quantity
-                stock[1] += quantity
-                stock[2] += amount
-        return [self._waiting.pop(offset) for offset in self._offsets.pop(order, ())]
+            stock = stocks.setdefault(product, [0, 0, 0])
+            stock[0] += quantity
+            stock[1] += quantity
+            stock[2] += amount
+        self._placed[order] = _with(placed, stocks)
+        return self._released(order)
+
+    def _released(self, order: bytes) -> list[Waiting]:
+        if order not in self._offsets:
+            return []
+        return [self._waiting.pop(offset) for offset in self._offsets.pop(order)]
 
     def __contains__(self, order: bytes) -> bool:
         return order in self._placed
@@ -75,11 +83,12 @@ class OrderMemory:
         than the order ever had.
         """
         placed = self._placed[order]
+        stocks = _stocks(placed)
         totals: dict[str, int] = {}
         for product, quantity, _ in lines:
             totals[product] = totals.get(product, 0) + quantity
         for product, total in totals.items():
-            ordered = placed.products.get(product, (0,))[0]
+            ordered = stocks[product][0] if product in stocks else 0
             if total > ordered:
                 raise RejectedError(
                     Reason.CANCELS_MORE,
@@ -87,7 +96,7 @@ class OrderMemory:
                 )
         taken = []
         for product, quantity, amount in lines:
-            stock = placed.products[product]
+            stock = stocks[product]
             units = min(quantity, stock[1])
             if not units:
                 continue
@@ -96,6 +105,7 @@ class OrderMemory:
             stock[1] -= units
             stock[2] -= worth
             taken.append(Line(product, units, worth))
+        self._placed[order] = _with(placed, stocks)
         return placed.ordered_at, taken
 
     def wait(self, cancellation: Waiting) -> None:
@@ -128,8 +138,24 @@ class OrderMemory:
     def load(self, state: list[Any]) -> None:
         """The inverse of `dump`, from its msgpack."""
         orders, waiting = state
-        self._placed = {order: msgspec.convert(placed, Placed) for order, placed in orders}
+        self._placed = {
+            order: Placed(since, ordered_at, tuple(products)) for order, (since, ordered_at, products) in orders
+        }
         self._order = deque(self._placed)
         self._waiting, self._offsets = {}, {}
         for cancellation in waiting:
             self.wait(msgspec.convert(cancellation, Waiting))
+
+
+def _stocks(placed: Placed) -> dict[str, list[int]]:
+    """[units ordered, units left, amount left] of each product of an order."""
+    flat: Any = placed.products
+    return {flat[i]: list(flat[i + 1 : i + 4]) for i in range(0, len(flat), 4)}
+
+
+def _with(placed: Placed, stocks: dict[str, list[int]]) -> Placed:
+    flat: list[str | int] = []
+    for product, stock in stocks.items():
+        flat.append(product)
+        flat += stock
+    return placed._replace(products=tuple(flat))

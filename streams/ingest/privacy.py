@@ -6,6 +6,7 @@ import base64
 import hashlib
 import hmac
 
+import msgspec
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers.aead import AESSIV
@@ -15,6 +16,7 @@ from streams.errors import CodecError
 from streams.records import DeadLetter
 
 DIGEST_BYTES = 16
+_FRAMES = msgspec.msgpack.Encoder()
 MAX_KEY_BYTES = 65_536  # a longer record key is not kept in a dead letter
 
 
@@ -35,6 +37,14 @@ class Keyring:
         digest = self._digest.copy()
         digest.update(_framed(*parts))
         return digest.digest()
+
+    def digests(self, whole: tuple[str, ...], part: tuple[str, ...]) -> tuple[bytes, bytes]:
+        """Digest of a thing, and of one part of it, in one pass."""
+        digest = self._digest.copy()
+        digest.update(_framed(*whole))
+        first = digest.digest()
+        digest.update(_framed(*part))
+        return first, digest.digest()
 
     def seal(self, original: bytes, associated: str) -> str:
         """AES-SIV (RFC 5297) without a nonce, so equal originals give equal letters; base64."""
@@ -65,5 +75,5 @@ def _derive(secret: bytes, purpose: bytes, length: int) -> bytes:
 
 
 def _framed(*parts: str) -> bytes:
-    # Lengths first: ("a", "bc") and ("ab", "c") must not meet.
-    return "".join([f"{len(part)}:{part}" for part in parts]).encode()
+    # msgpack puts lengths first: ("a", "bc") and ("ab", "c") must not meet.
+    return _FRAMES.encode(parts)

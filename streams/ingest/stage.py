@@ -8,7 +8,7 @@ import msgspec
 
 from streams.codecs import encode_json
 from streams.errors import SnapshotError
-from streams.ingest.batches import NAN, Batch, EventRow
+from streams.ingest.batches import NAN, Batch
 from streams.ingest.config import IngestConfig
 from streams.ingest.decoding import RecordDecoder
 from streams.ingest.events import Event, EventReader, OrderPart
@@ -115,7 +115,8 @@ class IngestStage:
         if event.order is not None:
             self._take_order(message, event, event.order, batch)
         else:
-            self._emit(event.rows, batch)
+            for row in event.rows:
+                batch.events[self._partition_of(row[1])].append(row)
             for text in event.texts:
                 batch.texts[self._partition_of(text[0])].append(text)
             for picture in event.pictures:
@@ -126,15 +127,15 @@ class IngestStage:
 
     def _take_order(self, message: Message, event: Event, part: OrderPart, batch: Batch) -> None:
         if part.status == "returned":
-            self._emit(_rows(EventKind.RETURNED, part.lines, event.at, part.ordered_at, message.offset), batch)
+            self._emit_lines(EventKind.RETURNED, part.lines, event.at, part.ordered_at, message.offset, batch)
         elif part.status == "placed":
-            self._emit(_rows(EventKind.ORDER, part.lines, event.at, part.ordered_at, message.offset), batch)
+            self._emit_lines(EventKind.ORDER, part.lines, event.at, part.ordered_at, message.offset, batch)
             for waiting in self._orders.place(part.order, part.ordered_at, part.lines, self._now):
                 self._counts["waiting"] -= 1
                 self._cancel_after_all(waiting, batch)
         elif part.order in self._orders:
             ordered_at, taken = self._orders.cancel(part.order, part.lines)
-            self._emit(_rows(EventKind.CANCELLED, taken, event.at, ordered_at, message.offset), batch)
+            self._emit_lines(EventKind.CANCELLED, taken, event.at, ordered_at, message.offset, batch)
         else:
             key, sealed = self._seal(message)
             self._orders.wait(
@@ -161,7 +162,7 @@ class IngestStage:
             self._seen.discard(waiting.ids)
             self._bury(batch, waiting.offset, waiting.record_time, waiting.key, waiting.sealed, rejected)
             return
-        self._emit(_rows(EventKind.CANCELLED, taken, waiting.at, ordered_at, waiting.offset), batch)
+        self._emit_lines(EventKind.CANCELLED, taken, waiting.at, ordered_at, waiting.offset, batch)
         self._counts["accepted"] += 1
 
     def _forget(self, batch: Batch) -> None:
@@ -175,9 +176,12 @@ class IngestStage:
             )
             self._bury(batch, waiting.offset, waiting.record_time, waiting.key, waiting.sealed, rejected)
 
-    def _emit(self, rows: Sequence[EventRow], batch: Batch) -> None:
-        for row in rows:
-            batch.events[self._partition_of(row[1])].append(row)
+    def _emit_lines(
+        self, kind: EventKind, lines: Sequence[Line], at: int, ordered_at: int, offset: int, batch: Batch
+    ) -> None:
+        for product, quantity, amount in lines:
+            row = (kind, product, at, ordered_at, offset, quantity, amount, 0, "", -1, NAN, NAN, NAN, -1)
+            batch.events[self._partition_of(product)].append(row)
 
     def _partition_of(self, product: str) -> int:
         return partition_of(product, self._config.partitions)
@@ -210,10 +214,3 @@ class IngestStage:
         batch.letters.append(Output("trend.dlq", partition, encode_json(letter), letter.dead_letter_id.encode()))
         for name in ("dead", f"dead.{letter.reason}"):
             self._counts[name] = self._counts.get(name, 0) + 1
-
-
-def _rows(kind: EventKind, lines: Sequence[Line], at: int, ordered_at: int, offset: int) -> list[EventRow]:
-    return [
-        (kind, product, at, ordered_at, offset, quantity, amount, 0, "", -1, NAN, NAN, NAN, -1)
-        for product, quantity, amount in lines
-    ]

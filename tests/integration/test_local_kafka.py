@@ -29,14 +29,22 @@ needs_kafka = pytest.mark.kafka
 
 def _config(bootstrap: str, kind: ResourceType, name: str) -> dict[str, str]:
     resource = ConfigResource(kind, name)
-    found = AdminClient({"bootstrap.servers": bootstrap}).describe_configs([resource])[resource].result()
+    admin = AdminClient({"bootstrap.servers": bootstrap})  # kept until the answer is there
+    found = admin.describe_configs([resource])[resource].result()
     return {entry.name: entry.value for entry in found.values()}
 
 
 def _send(to: Producer, topic: str, values: list[bytes], partition: int = 0) -> None:
+    failed: list[object] = []
+
+    def delivered(error: object, _: object) -> None:
+        if error is not None:
+            failed.append(error)
+
     for value in values:
-        to.produce(topic, value=value, partition=partition)
+        to.produce(topic, value=value, key=b"key", partition=partition, on_delivery=delivered)
     assert to.flush(20) == 0
+    assert failed == []
 
 
 def test_the_broker_runs_with_the_settings_that_the_stages_rest_on(kafka: TestBroker) -> None:

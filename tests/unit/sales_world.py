@@ -97,7 +97,8 @@ class Run:
 
 @dataclass
 class World:
-    """Products that sell `rate` a day times `demand(day)`; `believed` is what the frozen network expects of it."""
+    """Products that sell their rate times `demand(day)` a day; the frozen network expects the rate times
+    `believed(day)` on every day of the horizon, of which it gives exp(f) itself and the baseline the rest."""
 
     products: int = 120
     days: int = 40
@@ -109,8 +110,9 @@ class World:
     r_believed: float = 1e3
     noise_free: bool = False
     rate: float = 4.0
+    f: float = 0.0
 
-    def run(self, config: LearnerConfig | None = None, frozen: bool = False) -> Run:
+    def run(self, config: LearnerConfig | None = None) -> Run:
         rng = np.random.default_rng(self.seed)
         n = self.products
         names = [f"shop:{i}" for i in range(n)]
@@ -122,8 +124,8 @@ class World:
         shape = self.r_true
         sold = rng.poisson(expected * rng.gamma(shape, 1 / shape, expected.shape)) if not self.noise_free else expected
         config = config or learner_config(self)
-        learner, labels = LearnerStage(("trend.matured", 0), config), [LabelStage(("trend.predictions", p)) for p in
-                                                                       range(self.partitions)]
+        learner = LearnerStage(("trend.matured", 0), config)
+        labels = [LabelStage(("trend.predictions", p)) for p in range(self.partitions)]
         store, run = HeadStore(MODEL), Run(learner=learner)
         first = frozen_head(MODEL, np.array(config.dispersion), config.categories)
         sales_class = np.zeros(n, np.int64)
@@ -143,26 +145,31 @@ class World:
         for day in range(self.days):
             end = START + day * DAY
             head = store.select(end - DAY) or first
-            believed = np.stack([rate * self.believed(day + i) for i in range(28)])  # [28, n]
-            baseline = np.stack([believed[a:b].sum(0) for a, b in ((0, 1), (1, 7), (7, 28))], axis=1)
-            f = np.zeros((n, DELAYS))
+            f = np.full((n, DELAYS), self.f)
+            baseline = (rate * self.believed(day) * np.exp(-self.f))[:, None] * WIDTHS
             args = (baseline, np.zeros((n, DELAYS, 3), np.int64) - 1)
-            mu, s2 = correct(first if frozen else head, np.log(baseline), f, components, category)
+            mu, s2 = correct(head, np.log(baseline), f, components, category)
             r = row_dispersion(head, sales_class)
             forecast = predict(mu, s2, r, *args, np.asarray(head.conformal))
             frozen_r = row_dispersion(first, sales_class)
-            control = predict(baseline, np.zeros_like(baseline), frozen_r, *args, np.asarray(first.conformal))
+            control = predict(
+                baseline * np.exp(f), np.zeros_like(baseline), frozen_r, *args, np.asarray(first.conformal)
+            )
             truth = np.stack([expected[day + a : day + b].sum(0) for a, b in ((0, 1), (1, 7), (7, 28))], axis=1)
             actual = np.stack([sold[day + a : day + b].sum(0) for a, b in ((0, 1), (1, 7), (7, 28))], axis=1)
-            run.mean.append(forecast.mean), run.frozen.append(control.mean)  # type: ignore[func-returns-value]
-            run.truth.append(truth), run.sold.append(actual)  # type: ignore[func-returns-value]
+            run.mean.append(forecast.mean)
+            run.frozen.append(control.mean)
+            run.truth.append(truth)
+            run.sold.append(actual)
             run.quantiles.append(forecast.quantiles)
             for p in range(self.partitions):
                 mine = np.flatnonzero(partition == p)
                 value: list[bytes] = []
                 due = [(b, day - HORIZONS[b]) for b in range(DELAYS) if day >= HORIZONS[b]]
                 rows = [
-                    (names[i], START + then * DAY, b, round(float(run.sold[then][i, b]))) for b, then in due for i in mine
+                    (names[i], START + then * DAY, b, round(float(run.sold[then][i, b])))
+                    for b, then in due
+                    for i in mine
                 ]
                 if rows:
                     value.append(outcomes(rows, end))

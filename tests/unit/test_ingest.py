@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -34,7 +35,7 @@ Event = dict[str, Any]
 
 
 def order(
-    order_id: str = "o1", lines: Sequence[tuple[str, object, object]] = (("p1", 2, "10.00"),), **more: Any
+    order_id: str = "o1", lines: Sequence[tuple[str, object, object]] = (("p1", 2, "10.00"),), **more: object
 ) -> Event:
     return {
         "platform": "shop",
@@ -246,8 +247,8 @@ MALFORMED: list[tuple[str, str, object]] = [
     ("orders", "not-json", text_of(order(), '"10.00"', "-Infinity")),
     ("orders", "wrong-type", b"[1, 2]"),
     ("orders", "wrong-type", b"null"),
-    ("orders", "wrong-type", order(order_id=5)),
-    ("orders", "wrong-type", order(lines="maria@example.com")),
+    ("orders", "wrong-type", {**order(), "order_id": 5}),
+    ("orders", "wrong-type", {**order(), "lines": "maria@example.com"}),
     ("orders", "wrong-type", order(lines=[("p1", "2", "10")])),
     ("orders", "wrong-type", order(lines=[("p1", 2, None)])),
     ("orders", "wrong-type", order(lines=[("p1", True, "10")])),
@@ -524,12 +525,10 @@ def source(log: Sequence[tuple[object, int]], topic: str) -> list[Message]:
     return found
 
 
-def published(outputs: Sequence[Output]) -> tuple[object, object, object, list[DeadLetter]]:
+def published(outputs: Sequence[Output]) -> tuple[list[str], list[DeadLetter]]:
     # repr: NaN is equal to itself there
-    return (
-        *(repr(sorted(rows(outputs, f"trend.{t}").items())) for t in ("events", "reviews", "images")),
-        letters(outputs),
-    )
+    clean = [repr(sorted(rows(outputs, topic).items())) for topic in ("trend.events", "trend.reviews", "trend.images")]
+    return clean, letters(outputs)
 
 
 @given(_log, st.lists(st.integers(0, 14), max_size=4))
@@ -543,7 +542,7 @@ def test_where_polls_end_has_no_say_in_rows_letters_or_state(
     expected = whole.fold(poll)
     got: list[Output] = []
     edges = [0, *sorted(cuts), len(poll)]
-    for start, stop in zip(edges, edges[1:], strict=False):
+    for start, stop in itertools.pairwise(edges):
         got += parts.fold(poll[start:stop])
         lawful(parts)
     assert published(got) == published(expected)
@@ -585,14 +584,14 @@ def test_a_snapshot_with_a_piece_cut_off_is_refused() -> None:
 
 def test_no_clear_id_address_or_number_of_a_person_leaves_or_is_kept() -> None:
     secrets = ["buyer-4711", "user-4712", "ana@example.org", "98765-4321", "bob@example.net", "+44 20 7946 0018"]
-    person = {"buyer_id": secrets[0]}
+    person: Any = {"buyer_id": secrets[0]}
     talk = f"mail {secrets[2]} or call (11) {secrets[3]}; or {secrets[5]}"
     events: dict[str, list[object]] = {
         "orders": [
             order(**person, event_id="a"),
             cancelled("early", [("p1", 1, "1")], T, **person),
             order("bad", status=secrets[2], **person),
-            order("bad", currency=secrets[0], lines=secrets[4]),
+            {**order("bad", currency="brl", **person), "lines": secrets[4]},
             order("bad", lines=[("p1", 1, talk)], **person),
             order("bad", ordered_at=f"{secrets[2]}", **person),
             order("bad", platform=secrets[4], **person),

@@ -14,8 +14,9 @@ import torch
 from model.errors import ScoringError
 from model.features import extract
 from model.heads import HeadStore, frozen_head
+from model.reading import read
 from model.registry import Bundle, untrained_bundle
-from model.scoring import InferenceConfig, InferenceStage, _rounded, elapsed_share, read
+from model.scoring import InferenceConfig, InferenceStage, _rounded, elapsed_share
 from streams.codecs import Rows, decode, decode_json, encode, encode_json
 from streams.records import (
     CLOSES,
@@ -188,7 +189,7 @@ def test_a_refold_would_use_other_heads_than_the_run(bundle: Bundle) -> None:
     assert make(bundle, *EPOCHS).fold(log) != published
     with pytest.raises(ScoringError, match="offset 11: no head is recorded"):
         again.fold([windows(closed(3, 2_000), 11)])
-    with pytest.raises(ScoringError, match="not in model.heads"):
+    with pytest.raises(ScoringError, match="not in model"):
         make(bundle, 2_000, recorded=recorded).fold(log)
 
 
@@ -281,7 +282,7 @@ def test_a_large_record_would_be_beyond_the_limit_of_its_topic(bundle: Bundle) -
 
 def test_a_foreign_record_would_be_scored(bundle: Bundle) -> None:
     assert {WINDOWS, OUTCOMES, CLOSES}.isdisjoint({EVENTS, MATURED})
-    columns = {field.name: [] for field in MATURED.schema}
+    columns: dict[str, list[int]] = {field.name: [] for field in MATURED.schema}
     with pytest.raises(ScoringError, match="offset 4 holds 'matured'"):
         make(bundle).fold([message(encode(MATURED, columns), 4)])
 

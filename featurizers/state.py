@@ -1,0 +1,132 @@
+"""Arrays that grow, names that become numbers, and how both are written down.
+
+Everything here is exact: `load(dump(x))` gives equal arrays, and equal arrays give equal bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from featurizers.errors import WindowsError
+
+Array = npt.NDArray[Any]
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+Mask = npt.NDArray[np.bool_]
+
+_OPTIONS = pa.ipc.IpcWriteOptions(compression="lz4")
+_SMALLEST = 64  # rows that a table starts with
+
+
+@dataclass(frozen=True)
+class Column:
+    """One array of a table: [rows, *shape]; a new row holds `fill`."""
+
+    dtype: type[np.generic]
+    shape: tuple[int, ...] = ()
+    fill: float = 0
+
+
+class Names:
+    """Texts by number, in order of first appearance."""
+
+    def __init__(self, values: Iterable[str] = ()) -> None:
+        self.values: list[str] = list(values)
+        self._codes = {value: code for code, value in enumerate(self.values)}
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def codes(self, values: Sequence[str]) -> npt.NDArray[np.int32]:
+        """[values] code of each text; unknown ones get the next free code."""
+        known = self._codes
+        found = np.empty(len(values), np.int32)
+        for i, value in enumerate(values):
+            code = known.get(value)
+            if code is None:
+                code = known[value] = len(self.values)
+                self.values.append(value)
+            found[i] = code
+        return found
+
+
+class Table:
+    """Named numpy arrays with a common number of rows; room doubles when it is used up."""
+
+    def __init__(self, columns: Mapping[str, Column]) -> None:
+        self._columns = dict(columns)
+        self._room = 0
+        self._arrays: dict[str, Array] = {}
+        self.rows = 0
+        self._reserve(_SMALLEST)
+
+    def __getitem__(self, name: str) -> Array:
+        """[rows, *shape], a view that can be written to until the table grows."""
+        return self._arrays[name][: self.rows]
+
+    def append(self, count: int) -> None:
+        """Add rows that hold each column's fill."""
+        self.rows += count
+        if self.rows > self._room:
+            self._reserve(max(self.rows, 2 * self._room))
+
+    def _reserve(self, room: int) -> None:
+        for name, column in self._columns.items():
+            array = np.full((room, *column.shape), column.fill, column.dtype)
+            if self._room:
+                array[: self._room] = self._arrays[name]
+            self._arrays[name] = array
+        self._room = room
+
+    def dump(self) -> bytes:
+        """The rows in use as one Arrow IPC stream."""
+        return dump_arrays({name: self[name] for name in self._columns})
+
+    def load(self, blob: bytes) -> None:
+        """The inverse of `dump`, on a fresh table of the same columns."""
+        arrays = load_arrays(blob)
+        if set(arrays) != set(self._columns):
+            raise WindowsError(
+                f"snapshot holds columns {sorted(arrays)}, this version {sorted(self._columns)}; "
+                "fold the log again from its beginning"
+            )
+        self.rows = 0
+        self.append(len(next(iter(arrays.values()))))
+        for name, column in self._columns.items():
+            self[name][:] = arrays[name].reshape(self.rows, *column.shape)
+
+
+def dump_arrays(arrays: Mapping[str, Array]) -> bytes:
+    """Arrays of equal length [rows, …] as one Arrow IPC stream; numbers and truth values alone."""
+    columns: list[pa.Array] = []
+    for array in arrays.values():
+        flat = np.ascontiguousarray(array).reshape(-1)
+        values = pa.array(flat.view(np.uint8) if flat.dtype == np.bool_ else flat)
+        if array.ndim > 1:
+            values = pa.FixedSizeListArray.from_arrays(values, int(np.prod(array.shape[1:])))
+        columns.append(values)
+    batch = pa.RecordBatch.from_arrays(columns, names=list(arrays))
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema, options=_OPTIONS) as writer:
+        writer.write_batch(batch)
+    return bytes(sink.getvalue().to_pybytes())
+
+
+def load_arrays(blob: bytes) -> dict[str, Array]:
+    """The inverse of `dump_arrays`: [rows] or [rows, length], fresh and writable; truth values as uint8."""
+    with pa.ipc.open_stream(blob) as reader:
+        batch = reader.read_next_batch()
+    arrays: dict[str, Array] = {}
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        if pa.types.is_fixed_size_list(column.type):
+            flat = column.flatten().to_numpy(zero_copy_only=False)
+            arrays[name] = flat.reshape(len(column), column.type.list_size).copy()
+        else:
+            arrays[name] = column.to_numpy(zero_copy_only=False).copy()
+    return arrays
