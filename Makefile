@@ -54,7 +54,7 @@ format: setup  ## ruff: put in order what can be
 	@$(BIN)/ruff format $(SOURCES)
 
 contracts: setup  ## JSON Schemas of the topics in docs/contracts, from streams/records.py
-	@$(BIN)/python -m streams.contracts docs/contracts
+	@$(BIN)/python -m streams.contracts --write
 
 lock: setup  ## requirements.lock anew, from pyproject.toml
 	@VIRTUAL_ENV=$(CURDIR)/$(VENV) $(UV) pip compile --quiet --upgrade --python-version 3.11 --universal --extra dev \

@@ -98,14 +98,13 @@ class Results:
         outcomes = self._frame("outcomes")
         if len(predicted) == 0:
             return predicted
-        actual = (
+        sums = (
             outcomes.pivot_table(index=["product", "end"], columns="delay", values="units", aggfunc="first")
             .reindex(columns=range(len(HORIZONS)))
             .cumsum(axis=1, skipna=False)
-            .stack()
-            .rename("actual")
-            .reset_index()
         )
+        actual = sums.reset_index().melt(["product", "end"], var_name="delay", value_name="actual")
+        actual["delay"] = actual["delay"].astype(predicted["delay"].dtype)
         frame = predicted.merge(actual, on=["product", "end", "delay"], how="left")
         names = [split_product(p) for p in frame["product"]]
         frame.insert(0, "platform", [n[0] for n in names])

@@ -172,9 +172,10 @@ class PictureReader:
             descriptor = os.open(real, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
         except OSError as error:
             raise PictureError("uri-not-found", f"{_shown(uri)}: {error.strerror or type(error).__name__}") from None
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise PictureError("uri-not-found", f"{_shown(uri)} is no file")
         with os.fdopen(descriptor, "rb") as file:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise PictureError("uri-not-found", f"{_shown(uri)} is no file")
             return self._bounded(file, uri)
 
     def _read_remote(self, uri: str) -> bytes:

@@ -81,10 +81,13 @@ def packaged_model() -> Path:
 def _load(source: str, dtype: torch.dtype) -> tuple[Any, Any]:
     # Imported here: it takes seconds, and naming a wrong device should not.
     from transformers import AutoModel, AutoTokenizer
+    from transformers.utils import logging
 
     local = Path(source).is_dir()
     if not local and _looks_like_path(source):
         raise EncoderError(f"no text model in {source!r}: there is no such folder; name one, or a model on the hub")
+    if local:
+        logging.disable_progress_bar()  # nothing is fetched, and a worker's log is no terminal
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=local)
         model = AutoModel.from_pretrained(source, local_files_only=local, dtype=dtype)

@@ -192,7 +192,7 @@ class Estimator:
         for name in ("theta", "covariance", "conformal", "moments", "shocks", "shocks_at", "dispersion"):
             if arrays[name].shape != getattr(self, name).shape:
                 raise ValueError(f"{name} has shape {arrays[name].shape}, this head {getattr(self, name).shape}")
-            setattr(self, name, arrays[name].copy())
+            setattr(self, name, np.array(arrays[name], order="C"))
         columns = [arrays[f"past_{name}"] for name in ("epoch", "theta", "covariance", "dispersion", "published")]
         self.past = [
             Past(int(e), t.copy(), c.copy(), d.copy(), bool(p)) for e, t, c, d, p in zip(*columns, strict=True)

@@ -44,7 +44,7 @@ class Prior:
     def covariance(self, categories: int) -> Floats:
         """[delays, features, features], the same for every bucket."""
         variances = [self.level, *[self.category] * categories, self.network, *[self.component] * COMPONENTS]
-        return np.broadcast_to(np.diag(variances), (DELAYS, len(variances), len(variances))).astype(np.float64)
+        return np.tile(np.diag(variances), (DELAYS, 1, 1))
 
 
 def feature_count(categories: int) -> int:
@@ -58,7 +58,7 @@ def head_version(model: str, epoch: int) -> str:
 
 def identity_map() -> Floats:
     """[horizons, knots] the conformal map that changes nothing."""
-    return np.broadcast_to(np.arange(1, KNOTS + 1) / (KNOTS + 1), (len(HORIZONS), KNOTS)).astype(np.float64)
+    return np.tile(np.arange(1, KNOTS + 1) / (KNOTS + 1), (len(HORIZONS), 1))
 
 
 def frozen_head(model: str, dispersion: Floats, categories: Sequence[str], epoch: int = 0) -> Head:

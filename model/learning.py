@@ -85,10 +85,10 @@ class LearnerStage:
         return True
 
     def snapshot(self) -> dict[str, bytes]:
-        blobs = {"progress": msgspec.json.encode(self._progress, order="deterministic")}
+        blobs = {"progress": msgspec.json.encode(self._progress)}
         for name, array in self._estimator.arrays().items():
             buffer = io.BytesIO()
-            np.save(buffer, array, allow_pickle=False)
+            np.save(buffer, np.ascontiguousarray(array), allow_pickle=False)
             blobs[f"head.{name}"] = buffer.getvalue()
         for at, batches in sorted(self._pending.items()):
             for number, batch in enumerate(batches):

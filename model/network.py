@@ -1,6 +1,6 @@
 """The whole network: a small transformer over a window's tokens, fused with text, picture, title and catalogue.
 
-A window becomes 23 tokens: a summary, 8 weeks of days, 8 patches of 6 hours, text, picture, title, catalogue, level,
+A window becomes 19 tokens: a summary, 8 weeks of days, 4 patches of 12 hours, text, picture, title, catalogue, level,
 behaviour. A modality that is not there is a learned token, so shapes never depend on the data. The last layer starts at
 zero: an untrained network forecasts the baseline.
 
@@ -26,9 +26,9 @@ SPREAD = 4.0  # components are in standard deviations, cut here
 class NetworkConfig:
     width: int = 48
     layers: int = 2
-    heads: int = 4
+    heads: int = 2
     day_patch: int = 7
-    hour_patch: int = 6
+    hour_patch: int = 12
     category_width: int = 8
 
 

@@ -35,7 +35,7 @@ class TrainConfig:
     network: NetworkConfig = field(default_factory=NetworkConfig)
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
     seed: int = 0
-    epochs: int = 6
+    epochs: int = 4
     patience: int = 2  # epochs without a better validation loss before training ends
     batch_rows: int = 256
     learning_rate: float = 2e-3

@@ -17,7 +17,7 @@ _LOG = logging.getLogger("streams.librdkafka")
 MAX_RECORD_BYTES = 8 * 1024 * 1024
 
 
-def consumer(bootstrap: str, group: str, instance: str = "", **more: Any) -> Consumer:
+def consumer(bootstrap: str, group: str, instance: str = "", wait_ms: int = 50) -> Consumer:
     """A read-committed consumer that never commits by itself and reports the end of partitions.
 
     `fetch.queue.backoff.ms` is low: with its default of 1000 a consumer that outruns librdkafka's queue sleeps.
@@ -30,14 +30,13 @@ def consumer(bootstrap: str, group: str, instance: str = "", **more: Any) -> Con
         "auto.offset.reset": "earliest",
         "enable.partition.eof": True,
         "fetch.queue.backoff.ms": 1,
-        "fetch.wait.max.ms": 50,
+        "fetch.wait.max.ms": wait_ms,
         "fetch.message.max.bytes": MAX_RECORD_BYTES,
         "queued.max.messages.kbytes": 65_536,
         "session.timeout.ms": 6_000,
         "heartbeat.interval.ms": 1_000,
         "partition.assignment.strategy": "range",
         "allow.auto.create.topics": False,
-        **more,
     }
     if instance:
         settings["group.instance.id"] = instance

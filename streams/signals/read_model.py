@@ -93,6 +93,11 @@ class ReadModel:
             self._upsert(connection, PositionRow, advanced, ("offset",))
         return changed
 
+    def newest_end(self) -> int | None:
+        """Window end (UTC ms) of the newest score; None before the first."""
+        with self._session() as session:
+            return session.scalar(select(func.max(ScoreRow.window_end)))
+
     def surging(self, limit: int = 20, platform: str | None = None, horizon: int = 7) -> list[ScoreRow]:
         """Products classed as surging or rising over the horizon (days), the likeliest surge first."""
         name = _horizon(horizon)

@@ -177,7 +177,9 @@ def _wait_for(bootstrap: str, rows: int, timeout: float = 150) -> None:
 
 
 def test_texts_become_vectors_in_another_partition_or_order(workers: Workers) -> None:
-    batches = [(p, _texts([f"review {i} of {p}" for i in range(i, i + 5)], p, i)) for p in (0, 1) for i in range(0, 40, 5)]
+    batches = [
+        (p, _texts([f"review {i} of {p}" for i in range(i, i + 5)], p, i)) for p in (0, 1) for i in range(0, 40, 5)
+    ]
     _send(workers.bootstrap, "trend.reviews", batches)
     worker = workers.start("hash")
     _wait_for(workers.bootstrap, 80)
@@ -209,7 +211,7 @@ def test_one_bad_picture_harms_the_good_ones_or_leaves_no_dead_letter(workers: W
 def test_aborted_records_are_encoded_or_the_gaps_they_leave_stop_the_commit(workers: Workers) -> None:
     to = kafka.producer(workers.bootstrap, "ingest.test")
     to.init_transactions(10)
-    for first in range(0, 12):
+    for first in range(12):
         aborts = first in (1, 2, 7)  # right after the first record too: an unwary commit never gets past that gap
         to.begin_transaction()
         kafka.send(to, "trend.reviews", 0, _texts([f"review {first}"], 0, 1_000 + first if aborts else first))

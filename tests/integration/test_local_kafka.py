@@ -117,6 +117,7 @@ def test_the_commands_create_list_and_print_topics(fresh_kafka: TestBroker, caps
     assert "no such record" in capsys.readouterr().out
 
 
+@needs_kafka
 def test_records_outlive_a_restart_and_a_crash(tmp_path: Path) -> None:
     local = LocalKafka(tmp_path, jars=JARS)
     with local:

@@ -100,8 +100,8 @@ class World:
     """Products that sell their rate times `demand(day)` a day; the frozen network expects the rate times
     `believed(day)` on every day of the horizon, of which it gives exp(f) itself and the baseline the rest."""
 
-    products: int = 120
-    days: int = 40
+    products: int = 90
+    days: int = 30
     partitions: int = 2
     seed: int = 0
     demand: Callable[[int], npt.ArrayLike] = lambda day: 1.0

@@ -655,3 +655,12 @@ def test_a_dead_letter_does_not_move_the_watermark() -> None:
     before = task.watermark
     task.fold([message("orders", 9 + i, order(f"x{i}", [("p", 0, "1")], ordered_at=T + 9)) for i in range(3)])
     assert task.watermark == before
+
+
+def test_a_restored_task_still_knows_its_watermark_and_what_is_too_late() -> None:
+    living, restored = stage("orders"), stage("orders")
+    living.fold(messages("orders", [order(str(i)) for i in range(3)]))
+    restored.restore(living.snapshot())
+    assert (restored.watermark, restored.newest) == (T - CONFIG.out_of_order_ms, T)
+    (letter,) = letters(restored.fold([message("orders", 3, order("old", ordered_at=T - 57 * DAY))]))
+    assert letter.reason == "too-late"

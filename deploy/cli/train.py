@@ -1,0 +1,76 @@
+"""`trendstream train`: a network and starting heads from history."""
+
+from __future__ import annotations
+
+import datetime as dt
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from deploy.cli.backtest import Epochs, Folder, date, instant
+from deploy.settings import load_settings
+
+if TYPE_CHECKING:
+    from deploy.sources import Source
+
+train = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    help="Fold history with the same ingest, encoders and windows as live, train the network on it (split by time, with "
+    "a gap of the longest horizon), and save a bundle in TRENDSTREAM_MODEL_DIR, where the workers find it.",
+)
+
+UntilDate = Annotated[str, typer.Option("--until", metavar="DATE", help="Day before which the history ends.")]
+ModelDir = Annotated[Path | None, typer.Option(help="Where bundles go; default: TRENDSTREAM_MODEL_DIR.")]
+
+
+@train.command("complete-journey")
+def train_complete_journey(
+    until: UntilDate,
+    products: Annotated[int, typer.Option(min=1, help="How many of the best-selling products by the piece.")] = 200,
+    epochs: Epochs = 6,
+    model_dir: ModelDir = None,
+) -> None:
+    """The year of grocery sales that comes with trendstream, simulated by its authors."""
+    from deploy.sources.complete_journey import CompleteJourney
+
+    day = date("--until", until)
+    _run(CompleteJourney(products, ranked_before=day), day, epochs, model_dir)
+
+
+@train.command("olist")
+def train_olist(data: Folder, until: UntilDate, epochs: Epochs = 6, model_dir: ModelDir = None) -> None:
+    """The Olist marketplace, from the published files in DIR."""
+    from deploy.sources.olist import Olist
+
+    _run(Olist(data), date("--until", until), epochs, model_dir)
+
+
+@train.command("files")
+def train_files(data: Folder, until: UntilDate, epochs: Epochs = 6, model_dir: ModelDir = None) -> None:
+    """Your own events: DIR holds orders.ndjson and the like, as `trendstream load files` takes them."""
+    from deploy.sources.files import FilesSource
+
+    _run(FilesSource(data), date("--until", until), epochs, model_dir)
+
+
+def _run(source: Source, day: dt.date, epochs: int, model_dir: Path | None) -> None:
+    from deploy import pipeline
+    from deploy.cli.progress import show_parts
+    from deploy.training import before, start_history, train_bundle, with_pictures
+    from model.train import TrainConfig
+
+    settings = with_pictures(load_settings(model_dir=model_dir), source)
+    until = instant(source, day)
+    with show_parts(Console(stderr=True)) as watch:
+        watch.part("reading the data and the encoders", 0)
+        history = start_history(source, settings, until)
+        watch.part("folding the history into windows", source.estimate)
+        history.feed(before(source, until), watch.done)
+        watch.part("training the network", 0)
+        config = TrainConfig(epochs=epochs, device=pipeline.device(settings))
+        bundle, path = train_bundle(history, settings, config, watch.trained)
+    sys.stdout.write(f"{bundle.version}\t{path}\n")

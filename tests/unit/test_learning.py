@@ -1,0 +1,307 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from model.champion import FLOOR, THRESHOLD, Contest
+from model.drift import DriftConfig, DriftWatch
+from model.errors import ModelError
+from model.estimation import EstimationConfig
+from model.heads import head_version
+from model.labels import LabelStage
+from model.learning import LearnerConfig, LearnerStage
+from streams.calendars import DAY
+from streams.codecs import decode, decode_json
+from streams.errors import SnapshotError
+from streams.negative_binomial import quantile
+from streams.records import Head, ModelEvent
+from streams.stage import Output
+from tests.unit.sales_world import MODEL, START, Run, World, closes, learner_config, message, outcomes, predictions
+
+TASK = ("trend.matured", 0)
+CONFIG = learner_config(World())
+
+
+def heads(outputs: list[Output]) -> list[Head]:
+    return [decode_json(o.value or b"", Head) for o in outputs if o.topic == "model.heads"]
+
+
+def events(outputs: list[Output]) -> list[ModelEvent]:
+    return [decode_json(o.value or b"", ModelEvent) for o in outputs if o.topic == "model.events"]
+
+
+def fold(stage: LearnerStage, *values: bytes) -> list[Output]:
+    return [output for value in values for output in stage.fold([message(*TASK, value)])]
+
+
+def labels(partition: int, end: int, units: list[int], censored: list[int] | None = None, **given: object) -> bytes:
+    """One MATURED batch of first buckets, as the labels stage makes it."""
+    stage = LabelStage(("trend.predictions", partition))
+    products = [f"shop:{partition}.{i}" for i in range(len(units))]
+    rows = [(p, end, 0, u) for p, u in zip(products, units, strict=True)]
+    for value in (predictions(products, end, **given), outcomes(rows, end + DAY, censored)):
+        outputs = stage.fold([message("trend.predictions", partition, value)])
+    assert outputs[0].value is not None
+    return outputs[0].value
+
+
+def relative_error(run: Run, means: list[np.ndarray], days: range, delay: int) -> float:
+    pairs = [(means[d][:, delay], run.truth[d][:, delay]) for d in days]
+    return sum(abs(m - t).sum() for m, t in pairs) / sum(t.sum() for _, t in pairs)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Epochs.
+
+
+def test_an_epoch_waits_for_every_partition_and_none_is_left_out() -> None:
+    stage = LearnerStage(TASK, CONFIG)
+    assert fold(stage, closes(0, START), closes(0, START + DAY)) == []
+    # The first close of the other partition says that it has nothing to say about what was before.
+    published = heads(fold(stage, closes(1, START + 2 * DAY)))
+    assert [h.epoch for h in published] == [START, START + DAY]
+    assert [h.version for h in published] == [head_version(MODEL, h.epoch) for h in published]
+    assert [h.epoch for h in heads(fold(stage, closes(0, START + 4 * DAY)))] == [START + 2 * DAY]
+    assert [h.epoch for h in heads(fold(stage, closes(1, START + 3 * DAY), closes(1, START + 4 * DAY)))] == [
+        START + 3 * DAY,
+        START + 4 * DAY,
+    ]
+    assert stage.counters()["epochs"] == 5
+
+
+def test_a_head_is_the_same_whichever_partition_came_first() -> None:
+    one, other = labels(0, START, [1, 9, 3]), labels(1, START, [4, 2])
+    ends = [closes(p, START + DAY) for p in (0, 1)]
+    a = fold(LearnerStage(TASK, CONFIG), one, other, ends[0], ends[1])
+    b = fold(LearnerStage(TASK, CONFIG), other, ends[1], one, ends[0])
+    assert a == b
+    assert heads(a)[0].rows == 5
+
+
+def test_rows_of_a_later_boundary_wait_for_their_own_epoch() -> None:
+    stage = LearnerStage(TASK, CONFIG)
+    outputs = fold(stage, labels(0, START, [1]), closes(0, START + DAY), labels(0, START + DAY, [9] * 4),
+                   closes(0, START + 2 * DAY), closes(1, START + DAY))  # fmt: skip
+    assert [h.rows for h in heads(outputs)] == [1]
+    assert [h.rows for h in heads(fold(stage, closes(1, START + 2 * DAY)))] == [4]
+
+
+def test_an_epoch_without_rows_publishes_a_head_all_the_same() -> None:
+    outputs = fold(LearnerStage(TASK, CONFIG), closes(0, START), closes(1, START))
+    (head,) = heads(outputs)
+    assert head.rows == 0
+    assert not np.any(head.theta)
+    assert events(outputs) == []
+
+
+def test_censored_late_foreign_and_forgotten_rows_are_left_out_and_counted() -> None:
+    config = replace(CONFIG, partitions=1)
+    stage = LearnerStage(TASK, config)
+    fold(
+        stage,
+        labels(0, START, [1, 2, 3], censored=[0, 1, 0]),
+        labels(0, START, [4], model=["another"]),
+        labels(0, START, [5], head=[f"{MODEL}-e12345"]),
+        labels(0, START, [5], head=["what is this"]),
+        closes(0, START + DAY),
+        labels(0, START, [7]),
+    )
+    expected = {"rows": 7, "learned": 2, "censored": 1, "other_model": 1, "forgotten": 2, "late": 1}
+    assert {name: stage.counters()[name] for name in expected} == expected
+
+
+def test_each_epoch_tells_the_error_of_the_head_and_of_the_frozen_network_on_the_same_rows() -> None:
+    median = np.zeros((3, 3, 4))
+    median[:, :, 1] = 4.0
+    value = labels(0, START, [1, 2, 6], quantiles=median.reshape(3, -1), frozen_median=np.full((3, 3), 2.0))
+    (event,) = events(fold(LearnerStage(TASK, replace(CONFIG, partitions=1)), value, closes(0, START + DAY)))
+    assert event.kind == "epoch"
+    assert event.evidence["rows"] == 3
+    assert (event.evidence["units_1"], event.evidence["error_1"], event.evidence["frozen_error_1"]) == (9, 7.0, 5.0)
+
+
+def test_a_learner_without_partitions_is_refused() -> None:
+    with pytest.raises(ModelError, match="partitions is 0"):
+        LearnerStage(TASK, replace(CONFIG, partitions=0))
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Learning, on worlds whose truth is known.
+
+
+@pytest.fixture(scope="module")
+def steady() -> Run:
+    return World(days=36, products=150).run()
+
+
+@pytest.fixture(scope="module")
+def doubled() -> Run:
+    return World(days=34, demand=lambda day: 1.0 + (day >= 8)).run()
+
+
+def test_without_drift_the_head_stays_at_the_frozen_network(steady: Run) -> None:
+    assert max(abs(np.array(h.theta)).max() for h in steady.heads) < 0.15
+    for delay in range(3):
+        assert relative_error(steady, steady.mean, range(5, 36), delay) < 0.06
+    assert {e.kind for e in steady.events} == {"epoch"}
+    loss = np.mean([e.evidence["loss"] for e in steady.events])  # type: ignore[arg-type]
+    frozen = np.mean([e.evidence["frozen_loss"] for e in steady.events])  # type: ignore[arg-type]
+    assert loss < frozen + 0.02
+
+
+def test_after_a_doubling_all_horizons_recover_within_days(doubled: Run) -> None:
+    for delay in range(3):
+        assert relative_error(doubled, doubled.frozen, range(14, 34), delay) == pytest.approx(0.5)
+        assert relative_error(doubled, doubled.mean, range(14, 34), delay) < 0.1
+    assert any(e.kind == "drift" and e.subject == "all" for e in doubled.events)
+    assert not any(e.kind in ("rollback", "refused") for e in doubled.events)
+
+
+@pytest.mark.parametrize("f", [0.0, 0.5])
+def test_long_buckets_are_not_corrected_a_second_time_when_their_late_labels_come(f: float) -> None:
+    # Sales double once; the baseline catches up with a half-life of 14 days, before the last labels come.
+    world = World(days=56, products=30, partitions=1, f=f, noise_free=True, rate=40.0, demand=lambda day: 1.0 + (day >= 10),
+                  believed=lambda day: 2.0 - 0.5 ** (max(day - 10, 0) / 14))  # fmt: skip
+    run = world.run()
+    for delay in (1, 2):
+        assert relative_error(run, run.mean, range(12, 56), delay) < 0.25 * relative_error(
+            run, run.frozen, range(12, 56), delay
+        )
+        for day in range(38, 56):  # a month later: what is left of the correction must not overshoot
+            assert run.mean[day][:, delay].sum() < 1.06 * run.truth[day][:, delay].sum()
+
+
+def test_intervals_of_an_overconfident_network_come_nearer_to_their_nominal_coverage() -> None:
+    run = World(days=30, partitions=1, r_true=1.5, r_believed=1e3).run()
+
+    def covered(days: range) -> float:
+        inside = [
+            (run.sold[d][:, 0] >= run.quantiles[d][:, 0, 0]) & (run.sold[d][:, 0] <= run.quantiles[d][:, 0, 2])
+            for d in days
+        ]
+        return float(np.mean(inside))
+
+    def nominal(days: range) -> float:  # what the truth would cover: counts cover more than 0.8
+        low, high = (np.stack([quantile(q, run.truth[d][:, 0], 1.5) for d in days]) for q in (0.1, 0.9))
+        sold = np.stack([run.sold[d][:, 0] for d in days])
+        return float(((sold >= low) & (sold <= high)).mean())
+
+    assert covered(range(2)) < 0.7
+    assert covered(range(8, 30)) == pytest.approx(nominal(range(8, 30)), abs=0.03)
+
+
+def test_common_shocks_slow_the_learning_down() -> None:
+    shocks = np.exp(np.random.default_rng(5).normal(size=60) * 0.3)
+    calm, shocked = World(days=18, partitions=1).run(), World(days=18, partitions=1, demand=lambda day: float(shocks[day])).run()
+    variance = [np.array(run.heads[-1].covariance)[0, 0, 0] for run in (calm, shocked)]
+    assert variance[1] > 1.5 * variance[0]
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Champion, drift, state.
+
+
+def test_the_frozen_network_takes_over_from_a_head_that_does_harm_and_gives_way_again() -> None:
+    contest, decisions = Contest(), []
+    for day in range(120):
+        gain = -0.08 if day < 40 else 0.08
+        decisions.append(contest.weigh({0: gain, 1: gain, 2: gain}, START + day * DAY, 1.0))
+    made = [(day, decision) for day, decision in enumerate(decisions) if decision]
+    kinds = [decision for _, decision in made]
+    assert kinds[0] == "rollback"
+    assert kinds[-1] == "promotion"
+    assert made[0][0] < 40 < made[-1][0]
+    assert set(kinds[1:-1]) <= {"refused"}
+    assert contest.champion == "head"
+
+
+def test_noise_decides_nothing_and_old_merits_hide_no_breakdown() -> None:
+    rng = np.random.default_rng(0)
+    contest = Contest()
+    assert {contest.weigh({0: g}, START + d * DAY, 1.0) for d, g in enumerate(rng.normal(0, 0.03, 200))} == {None}
+    for day in range(200, 400):
+        contest.weigh({0: 0.1, 1: 0.1}, START + day * DAY, 1.0)
+    assert contest.evidence == pytest.approx(FLOOR)
+    days = next(d for d in range(99) if contest.weigh({0: -0.1, 1: -0.1}, START + (400 + d) * DAY, 1.0))
+    assert days < 30
+    assert THRESHOLD == 20
+
+
+def test_overlapping_epochs_do_not_bet_twice() -> None:
+    contest = Contest()
+    for hour in range(20):
+        contest.weigh({0: -0.1, 1: -0.1}, START + hour * DAY // 24, 1 / 24)
+    assert contest.evidence < 2
+
+
+def test_a_rolled_back_learner_publishes_the_frozen_network_and_goes_on_learning() -> None:
+    # Each day sells the opposite of the day before, and a learner that believes in no shocks follows every one.
+    gullible = EstimationConfig(overdispersion=1.0, overdispersion_epochs=1e9)
+    stage = LearnerStage(TASK, replace(CONFIG, partitions=1, estimation=gullible))
+    published, told = [], []
+    for day in range(30):
+        units = [40 if day % 2 else 1] * 30
+        head = published[-1].version if published else f"{MODEL}-frozen"
+        mean = np.full((30, 3), 6.3)
+        value = labels(0, START + day * DAY, units, head=[head] * 30, baseline=mean, frozen_mean=mean,
+                       frozen_dispersion=np.full((30, 3), 5.0), f=np.zeros((30, 3)),
+                       components=np.zeros((30, 8)))  # fmt: skip
+        outputs = fold(stage, value, closes(0, START + (day + 1) * DAY))
+        published += heads(outputs)
+        told += events(outputs)
+    first = next(e for e in told if e.kind == "rollback")
+    after = next(h for h in published if h.epoch == first.epoch)
+    assert not np.any(after.theta)
+    assert not np.any(after.covariance)
+    assert after.dispersion == [list(row) for row in CONFIG.dispersion]
+    assert stage.counters()["rollbacks"] >= 1
+    assert len(published) == 30
+
+
+def test_drift_is_told_once_and_a_steady_error_never() -> None:
+    watch, config = DriftWatch(), DriftConfig()
+    rng = np.random.default_rng(0)
+    quiet = [watch.observe("all", float(e), config) for e in 0.3 + 0.05 * rng.normal(size=150)]
+    assert not any(quiet)
+    found = [watch.observe("all", 0.55, config) for _ in range(8)]
+    assert sum(f is not None for f in found) == 1
+    assert len(watch.errors["all"]) < 10
+
+
+def test_a_restored_learner_goes_on_byte_for_byte(doubled: Run) -> None:
+    config = learner_config(World())
+    whole, log = LearnerStage(TASK, config), doubled.matured
+    expected = [fold(whole, value) for value in log]
+    for cut in (0, 1, 2, len(log) // 3, len(log) // 3 + 1, len(log) // 2 + 2, len(log) - 1):
+        before, after = LearnerStage(TASK, config), LearnerStage(TASK, config)
+        for value in log[:cut]:
+            fold(before, value)
+        blobs = before.snapshot()
+        after.restore(blobs)
+        assert after.snapshot() == blobs
+        assert [fold(after, value) for value in log[cut:]] == expected[cut:]
+        assert after.snapshot() == whole.snapshot()
+        assert after.counters() == whole.counters()
+
+
+def test_a_snapshot_of_another_shape_is_refused() -> None:
+    blobs = LearnerStage(TASK, replace(CONFIG, categories=("one",))).snapshot()
+    with pytest.raises(SnapshotError, match="theta has shape"):
+        LearnerStage(TASK, CONFIG).restore(blobs)
+
+
+def test_heads_are_forgotten_when_no_forecast_of_theirs_can_mature() -> None:
+    stage = LearnerStage(TASK, LearnerConfig(1, MODEL, CONFIG.dispersion, estimation=EstimationConfig(kept_days=5)))
+    for day in range(12):
+        fold(stage, closes(0, START + day * DAY))
+    old, new = head_version(MODEL, START + 2 * DAY), head_version(MODEL, START + 9 * DAY)
+    fold(stage, labels(0, START + 11 * DAY, [1], head=[old]), labels(0, START + 11 * DAY, [1], head=[new]),
+         closes(0, START + 12 * DAY))  # fmt: skip
+    assert (stage.counters()["forgotten"], stage.counters()["learned"]) == (1, 1)
+
+
+def test_what_the_learner_publishes_is_one_record_per_epoch_and_its_key_the_version(doubled: Run) -> None:
+    assert [h.epoch for h in doubled.heads] == [START + day * DAY for day in range(34)]
+    assert decode(doubled.matured[-1]).record.name == "closes"
+    (output,) = fold(LearnerStage(TASK, replace(CONFIG, partitions=1)), closes(0, START))
+    assert (output.topic, output.partition, output.key) == ("model.heads", 0, head_version(MODEL, START).encode())
