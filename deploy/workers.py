@@ -176,5 +176,5 @@ def _wait(child: subprocess.Popen[bytes], patience_s: float) -> int:
     except subprocess.TimeoutExpired:
         child.kill()
         raise DeployError(
-            f"worker {child.args} did not end within {patience_s:g} s of SIGTERM and was killed"
+            f"worker {child.args!r} did not end within {patience_s:g} s of SIGTERM and was killed"
         ) from None

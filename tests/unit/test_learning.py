@@ -192,7 +192,10 @@ def test_intervals_of_an_overconfident_network_come_nearer_to_their_nominal_cove
 
 def test_common_shocks_slow_the_learning_down() -> None:
     shocks = np.exp(np.random.default_rng(5).normal(size=60) * 0.3)
-    calm, shocked = World(days=18, partitions=1).run(), World(days=18, partitions=1, demand=lambda day: float(shocks[day])).run()
+    calm, shocked = (
+        World(days=18, partitions=1).run(),
+        World(days=18, partitions=1, demand=lambda day: float(shocks[day])).run(),
+    )
     variance = [np.array(run.heads[-1].covariance)[0, 0, 0] for run in (calm, shocked)]
     assert variance[1] > 1.5 * variance[0]
 
@@ -235,8 +238,8 @@ def test_overlapping_epochs_do_not_bet_twice() -> None:
 
 
 def test_a_rolled_back_learner_publishes_the_frozen_network_and_goes_on_learning() -> None:
-    # Each day sells the opposite of the day before, and a learner that believes in no shocks follows every one.
-    gullible = EstimationConfig(overdispersion=1.0, overdispersion_epochs=1e9)
+    # Each day sells the opposite of the day before, and a learner that believes in no noise follows every one.
+    gullible = EstimationConfig(overdispersion=1.0, overdispersion_epochs=1e9, dispersion_bounds=(1e3, 1e4))
     stage = LearnerStage(TASK, replace(CONFIG, partitions=1, estimation=gullible))
     published, told = [], []
     for day in range(30):
