@@ -20,7 +20,7 @@ Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 
-_OPTIONS = pa.ipc.IpcWriteOptions(compression="lz4")
+_OPTIONS = pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False)
 _SMALLEST = 64  # rows that a table starts with
 
 
@@ -46,14 +46,12 @@ class Names:
     def codes(self, values: Sequence[str]) -> npt.NDArray[np.int32]:
         """[values] code of each text; unknown ones get the next free code."""
         known = self._codes
-        found = np.empty(len(values), np.int32)
-        for i, value in enumerate(values):
-            code = known.get(value)
-            if code is None:
-                code = known[value] = len(self.values)
-                self.values.append(value)
-            found[i] = code
-        return found
+        if not all(map(known.__contains__, values)):
+            for value in values:
+                if value not in known:
+                    known[value] = len(self.values)
+                    self.values.append(value)
+        return np.fromiter(map(known.__getitem__, values), np.int32, len(values))
 
 
 class Table:
@@ -78,7 +76,10 @@ class Table:
 
     def _reserve(self, room: int) -> None:
         for name, column in self._columns.items():
-            array = np.full((room, *column.shape), column.fill, column.dtype)
+            # Zeros cost no memory until they are written to.
+            array = np.zeros((room, *column.shape), column.dtype)
+            if column.fill != 0:
+                array[:] = column.fill
             if self._room:
                 array[: self._room] = self._arrays[name]
             self._arrays[name] = array
@@ -120,7 +121,7 @@ def dump_arrays(arrays: Mapping[str, Array]) -> bytes:
 
 def load_arrays(blob: bytes) -> dict[str, Array]:
     """The inverse of `dump_arrays`: [rows] or [rows, length], fresh and writable; truth values as uint8."""
-    with pa.ipc.open_stream(blob) as reader:
+    with pa.ipc.open_stream(blob, options=pa.ipc.IpcReadOptions(use_threads=False)) as reader:
         batch = reader.read_next_batch()
     arrays: dict[str, Array] = {}
     for name, column in zip(batch.schema.names, batch.columns, strict=True):

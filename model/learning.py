@@ -1,9 +1,9 @@
 """The learner: one task that meets forecasts and sales in trend.matured and publishes a head per epoch.
 
-An epoch is a day boundary c. It is complete when every partition of trend.predictions has passed c; then all rows that
-matured at c go into one update, whatever order the partitions came in, and a head is published, changed or not, since
-inference waits for it. The frozen network runs along as a control and takes over while the evidence is against the
-head.
+An epoch is a day boundary c. It is complete when every partition of trend.predictions has passed c, and every platform
+in it; then all rows that matured at c go into one update, whatever order the partitions came in, and a head is
+published, changed or not, since inference waits for it. The frozen network runs along as a control and takes over while
+the evidence is against the head.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class LearnerConfig:
 class _Progress(msgspec.Struct, kw_only=True):
     """The state that is not arrays, as it lies in a snapshot."""
 
-    passed: dict[int, int] = {}  # newest close by partition
+    passed: dict[str, dict[int, int]] = {}  # newest close by platform and partition
     boundaries: list[int] = []  # closes that were seen and are no epochs yet
     epoch: int = 0  # newest; 0 before the first
     counts: dict[str, int]
@@ -136,16 +136,22 @@ class LearnerStage:
 
     def _pass(self, rows: Rows) -> None:
         p = self._progress
-        for partition, end in zip(rows["partition"].tolist(), rows["end"].tolist(), strict=True):
-            p.passed[partition] = max(p.passed.get(partition, end), end)
+        columns = [rows[name].tolist() for name in ("platform", "partition", "end")]
+        for platform, partition, end in zip(*columns, strict=True):
+            of_platform = p.passed.setdefault(platform, {})
+            of_platform[partition] = max(of_platform.get(partition, end), end)
             if end > p.epoch and end not in p.boundaries:
                 p.boundaries = sorted([*p.boundaries, end])
 
     def _complete(self) -> int | None:
         p = self._progress
-        # A partition's first close says that it has nothing to say about any boundary before.
-        if not p.boundaries or len(p.passed) < self._config.partitions or min(p.passed.values()) < p.boundaries[0]:
+        if not p.boundaries:
             return None
+        # A partition's first close says that it has nothing to say about any boundary before. Platforms whose days end
+        # together close one after the other, so each counts by itself; before its first close none has outcomes.
+        for of_platform in p.passed.values():
+            if len(of_platform) < self._config.partitions or min(of_platform.values()) < p.boundaries[0]:
+                return None
         return p.boundaries[0]
 
     # ----------------------------------------------------------------------------------------------------------------

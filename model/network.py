@@ -86,7 +86,8 @@ class Network(nn.Module):
         width = config.width
         self.day = nn.Linear(config.day_patch * len(SERIES), width)
         self.hour = nn.Linear(config.hour_patch * len(SERIES), width)
-        # The newest days also go straight into the summary: what leads sales by a day is learnt from few rows.
+        # The context and the newest days also go straight to phi: what leads sales by a day is learnt within a hundred
+        # steps, where the way through the tokens alone took several hundred or got stuck.
         summary = CONTEXT + config.day_patch * len(SERIES)
         self.context = nn.Sequential(nn.Linear(summary, 2 * width), nn.ReLU(), nn.Linear(2 * width, width))
         self.vectors = nn.ModuleList(nn.Sequential(nn.LayerNorm(VECTOR), nn.Linear(VECTOR, width)) for _ in range(3))
@@ -100,7 +101,7 @@ class Network(nn.Module):
         self.position = nn.Parameter(torch.randn(self.tokens, width) * 0.02)
         self.blocks = nn.ModuleList(Block(width, config.heads) for _ in range(config.layers))
         self.last = nn.LayerNorm(width)
-        self.phi = nn.Linear(2 * width, width)
+        self.phi = nn.Linear(2 * width + summary, width)
         self.f = nn.Linear(width, DELAYS)
         nn.init.zeros_(self.f.weight)
         nn.init.zeros_(self.f.bias)
@@ -113,8 +114,9 @@ class Network(nn.Module):
         there = batch.present[:, :, None]  # [n, modalities, 1]
         days, hours, context = self._without_behaviour(batch)
         weeks = days.reshape(n, DAYS // config.day_patch, -1)  # [n, day tokens, day_patch * series]
+        summary = torch.cat([context, weeks[:, -1]], dim=1)
         series = [
-            self.context(torch.cat([context, weeks[:, -1]], dim=1))[:, None],
+            self.context(summary)[:, None],
             self.day(weeks),
             self.hour(hours.reshape(n, HOURS // config.hour_patch, -1)),
         ]
@@ -133,7 +135,7 @@ class Network(nn.Module):
         for block in self.blocks:
             x = block(x)
         x = self.last(x)
-        phi = self.phi(torch.cat([x[:, 0], x.mean(dim=1)], dim=1)).relu()  # [n, width]
+        phi = self.phi(torch.cat([x[:, 0], x.mean(dim=1), summary], dim=1)).relu()  # [n, width]
         z = self.f(phi)
         return phi, z / (1 + z.abs() / LIMIT)
 

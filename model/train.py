@@ -35,8 +35,9 @@ class TrainConfig:
     network: NetworkConfig = field(default_factory=NetworkConfig)
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
     seed: int = 0
-    epochs: int = 4
-    patience: int = 2  # epochs without a better validation loss before training ends
+    epochs: int = 3
+    min_steps: int = 150  # a short history gets more epochs, so that it gets as many steps
+    patience: float = 0.5  # share of the epochs without a better validation loss before training ends
     batch_rows: int = 256
     learning_rate: float = 2e-3
     warm_up: float = 0.1  # share of all steps
@@ -78,13 +79,14 @@ def train_on(dataset: Dataset, config: TrainConfig, progress: Progress | None = 
     generator = torch.Generator().manual_seed(config.seed)  # on the CPU: the same draws on every device
     optimizer = torch.optim.AdamW(_groups(network, config.weight_decay), lr=config.learning_rate)
     per_epoch = math.ceil(len(training) / config.batch_rows)
-    steps = per_epoch * config.epochs
+    epochs = max(config.epochs, math.ceil(config.min_steps / per_epoch))
+    steps = per_epoch * epochs
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps, config.warm_up))
 
     best_loss, best_epoch = evaluate(network, checks, r, config.batch_rows), 0
     best = {name: t.clone() for name, t in network.state_dict().items()}
     losses: list[dict[str, float]] = [{"epoch": 0, "validation": best_loss}]
-    for epoch in range(1, config.epochs + 1):
+    for epoch in range(1, epochs + 1):
         network.train()
         order = torch.randperm(len(training), generator=generator).to(device)
         total = 0.0
@@ -108,7 +110,7 @@ def train_on(dataset: Dataset, config: TrainConfig, progress: Progress | None = 
         if validation_loss < best_loss:
             best_loss, best_epoch = validation_loss, epoch
             best = {name: t.clone() for name, t in network.state_dict().items()}
-        elif epoch - best_epoch >= config.patience:
+        elif epoch - best_epoch >= config.patience * epochs:
             break
     network.load_state_dict(best)
     return _bundle(network, training, validation, rows, checks, config, best_epoch, losses)

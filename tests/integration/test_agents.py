@@ -4,28 +4,28 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
-import signal
-import subprocess
-import sys
+import multiprocessing
 import time
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from deploy.lifecycle import Stopper
+from deploy.local_kafka import LocalKafka
+from deploy.topics import create_topics
+from featurizers.agents import AgentConfig, run_encoder
 from featurizers.encoding import ImageConfig, TextConfig, TextStage, VectorCache
 from featurizers.projection import Floats, random_projection
 from streams import kafka
 from streams.codecs import decode, decode_json, encode
 from streams.records import PICTURES, TEXTS, DeadLetter, Modality
 from streams.stage import StageSpec
+from tests.conftest import JARS
 
 pytestmark = pytest.mark.kafka
-ROOT = Path(__file__).parents[2]
 PARTITIONS = 2
 
 
@@ -72,46 +72,82 @@ SPECS: dict[str, Callable[[], StageSpec]] = {
 }
 
 
-def main(bootstrap: str, kind: str, slot: str) -> None:
+def main(bootstrap: str, kind: str, slot: int) -> None:
     """A worker process."""
-    from deploy.lifecycle import Stopper
-    from featurizers.agents import AgentConfig, run_encoder
-
     stop = Stopper().listen()
     if kind == "image":
         import torch
 
         torch.set_num_threads(1)
-    run_encoder(SPECS[kind](), AgentConfig(bootstrap, PARTITIONS, int(slot)), stop)
+    run_encoder(SPECS[kind](), AgentConfig(bootstrap, PARTITIONS, slot), stop)
 
 
 class Workers:
-    """Starts worker processes, and leaves none behind."""
+    """Starts worker processes, leaves none behind, and reads what they wrote since this was made."""
 
     def __init__(self, bootstrap: str) -> None:
         self.bootstrap = bootstrap
-        self.started: list[subprocess.Popen[bytes]] = []
+        self._started: list[Any] = []
+        # Forked from a process that has imported everything: seconds less for each.
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(["featurizers.agents", "tests.integration.test_agents"])
+        self._begin = {t: [end for _, end in kafka.end_offsets(bootstrap, t)] for t in ("trend.events", "trend.dlq")}
 
-    def start(self, kind: str, slot: int = 0) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "tests.integration.test_agents", self.bootstrap, kind, str(slot)]
-        worker = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
-        self.started.append(worker)
+    def start(self, kind: str, slot: int = 0) -> Any:
+        worker = self._context.Process(target=main, args=(self.bootstrap, kind, slot))
+        worker.start()
+        self._started.append(worker)
         return worker
 
-    def end(self, worker: subprocess.Popen[bytes]) -> int:
-        worker.send_signal(signal.SIGTERM)
-        return worker.wait(30)
+    def end(self, worker: Any) -> int | None:
+        worker.terminate()
+        return self.wait(worker)
+
+    def wait(self, worker: Any) -> int | None:
+        worker.join(30)
+        code: int | None = worker.exitcode
+        return code
+
+    def send(self, topic: str, values: Sequence[tuple[int, bytes]]) -> None:
+        to = kafka.producer(self.bootstrap)
+        for partition, value in values:
+            kafka.send(to, topic, partition, value)
+        assert to.flush(30) == 0
+
+    def read(self, topic: str, partition: int) -> list[bytes]:
+        start = {partition: self._begin[topic][partition]}
+        return [m.value or b"" for m in kafka.read(self.bootstrap, topic, [partition], start)]
+
+    def offsets(self, partition: int) -> list[int]:
+        """Source offsets of the vectors of an events partition, in order."""
+        return [offset for value in self.read("trend.events", partition) for offset in decode(value)["source_offset"]]
+
+    def wait_for(self, rows: int, timeout: float = 150) -> None:
+        deadline = time.monotonic() + timeout
+        while sum(len(set(self.offsets(p))) for p in range(PARTITIONS)) < rows:
+            assert time.monotonic() < deadline, f"fewer than {rows} vectors after {timeout} s"
+            time.sleep(0.3)
+
+    def close(self) -> None:
+        for worker in self._started:
+            if worker.is_alive():
+                worker.kill()
+            worker.join(10)
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A broker whose topics have these tests' number of partitions."""
+    with LocalKafka(tmp_path_factory.mktemp("kafka"), jars=JARS) as local:
+        create_topics(local.bootstrap, PARTITIONS)
+        yield local.bootstrap
 
 
 @pytest.fixture
-def workers(fresh_kafka: Any) -> Iterator[Workers]:
-    fresh_kafka.create_topics(PARTITIONS)
-    workers = Workers(fresh_kafka.bootstrap)
+def workers(broker: str) -> Iterator[Workers]:
+    workers = Workers(broker)
     yield workers
-    for worker in workers.started:
-        if worker.poll() is None:
-            worker.kill()
-        worker.wait(10)
+    workers.close()
 
 
 def _texts(texts: Sequence[str], partition: int, first: int) -> bytes:
@@ -154,53 +190,31 @@ def _png(shade: int) -> bytes:
     return sink.getvalue()
 
 
-def _send(bootstrap: str, topic: str, values: Sequence[tuple[int, bytes]]) -> None:
-    to = kafka.producer(bootstrap)
-    for partition, value in values:
-        kafka.send(to, topic, partition, value)
-    assert to.flush(30) == 0
-
-
-def _offsets(bootstrap: str, partition: int) -> list[int]:
-    """Source offsets of the vectors of an events partition, in order."""
-    found: list[int] = []
-    for message in kafka.read(bootstrap, "trend.events", [partition]):
-        found += decode(message.value or b"")["source_offset"].tolist()
-    return found
-
-
-def _wait_for(bootstrap: str, rows: int, timeout: float = 150) -> None:
-    deadline = time.monotonic() + timeout
-    while sum(len(set(_offsets(bootstrap, p))) for p in range(PARTITIONS)) < rows:
-        assert time.monotonic() < deadline, f"fewer than {rows} vectors after {timeout} s"
-        time.sleep(0.2)
-
-
 def test_texts_become_vectors_in_another_partition_or_order(workers: Workers) -> None:
     batches = [
         (p, _texts([f"review {i} of {p}" for i in range(i, i + 5)], p, i)) for p in (0, 1) for i in range(0, 40, 5)
     ]
-    _send(workers.bootstrap, "trend.reviews", batches)
+    workers.send("trend.reviews", batches)
     worker = workers.start("hash")
-    _wait_for(workers.bootstrap, 80)
+    workers.wait_for(80)
     assert workers.end(worker) == 0
     for partition in (0, 1):
-        assert _offsets(workers.bootstrap, partition) == list(range(40))
-        for message in kafka.read(workers.bootstrap, "trend.events", [partition]):
-            rows = decode(message.value or b"")
+        assert workers.offsets(partition) == list(range(40))
+        for value in workers.read("trend.events", partition):
+            rows = decode(value)
             assert set(rows["source_partition"]) == {partition}
             assert np.allclose(np.linalg.norm(rows["vector"], axis=1), 1.0, atol=1e-5)
 
 
 def test_one_bad_picture_harms_the_good_ones_or_leaves_no_dead_letter(workers: Workers) -> None:
     good = [_png(shade) for shade in (0, 100, 200)]
-    _send(workers.bootstrap, "trend.images", [(1, _pictures([good[0], b"no picture", good[1], b"", good[2]], 1))])
+    workers.send("trend.images", [(1, _pictures([good[0], b"no picture", good[1], b"", good[2]], 1))])
     worker = workers.start("image")
-    _wait_for(workers.bootstrap, 3)
+    workers.wait_for(3)
     assert workers.end(worker) == 0
-    assert _offsets(workers.bootstrap, 0) == []
-    assert _offsets(workers.bootstrap, 1) == [0, 2, 4]
-    letters = [decode_json(m.value or b"", DeadLetter) for m in kafka.read(workers.bootstrap, "trend.dlq", [1])]
+    assert workers.offsets(0) == []
+    assert workers.offsets(1) == [0, 2, 4]
+    letters = [decode_json(value, DeadLetter) for value in workers.read("trend.dlq", 1)]
     assert [(x.dead_letter_id, x.reason) for x in letters] == [
         ("images/1/1", "broken-picture"),
         ("images/1/3", "empty-picture"),
@@ -218,63 +232,59 @@ def test_aborted_records_are_encoded_or_the_gaps_they_leave_stop_the_commit(work
         to.flush(10)
         (to.abort_transaction if aborts else to.commit_transaction)()
     worker = workers.start("hash")
-    _wait_for(workers.bootstrap, 9)
+    workers.wait_for(9)
     assert workers.end(worker) == 0
     expected = [i for i in range(12) if i not in (1, 2, 7)]
-    assert _offsets(workers.bootstrap, 0) == expected
+    assert workers.offsets(0) == expected
 
-    _send(workers.bootstrap, "trend.reviews", [(0, _texts(["one more"], 0, 12))])
+    workers.send("trend.reviews", [(0, _texts(["one more"], 0, 12))])
     worker = workers.start("hash")
-    _wait_for(workers.bootstrap, 10)
+    workers.wait_for(10)
     assert workers.end(worker) == 0
-    assert _offsets(workers.bootstrap, 0) == [*expected, 12], "what was acknowledged is encoded once"
+    assert workers.offsets(0) == [*expected, 12], "what was acknowledged is encoded once"
 
 
 def test_a_batch_that_raised_is_acknowledged_or_the_process_goes_on(workers: Workers) -> None:
     texts = ["fine", "poison", "after"]
     worker = workers.start("refusing")
     for offset, text in enumerate(texts):
-        _send(workers.bootstrap, "trend.reviews", [(0, _texts([text], 0, offset))])
+        workers.send("trend.reviews", [(0, _texts([text], 0, offset))])
         if text == "fine":
-            _wait_for(workers.bootstrap, 1)
-    assert worker.wait(30) not in (0, None)
-    assert _offsets(workers.bootstrap, 0) == [0], "nothing passes what failed"
+            workers.wait_for(1)
+    assert workers.wait(worker) not in (0, None)
+    assert workers.offsets(0) == [0], "nothing passes what failed"
     worker = workers.start("hash")
-    _wait_for(workers.bootstrap, 3)
+    workers.wait_for(3)
     assert workers.end(worker) == 0
-    assert _offsets(workers.bootstrap, 0) == [0, 1, 2]
+    assert workers.offsets(0) == [0, 1, 2]
 
 
 def test_a_kill_in_mid_run_loses_a_row(workers: Workers) -> None:
     batches = [(i % 2, _texts([f"slow {i}"], i % 2, i)) for i in range(300)]
-    _send(workers.bootstrap, "trend.reviews", batches)
+    workers.send("trend.reviews", batches)
     worker = workers.start("hash")
     for rows in (40, 120):
-        _wait_for(workers.bootstrap, rows)
+        workers.wait_for(rows)
         worker.kill()
-        worker.wait(10)
+        worker.join(10)
         worker = workers.start("hash")
-    _wait_for(workers.bootstrap, 300)
+    workers.wait_for(300)
     assert workers.end(worker) == 0
     for partition in (0, 1):
-        offsets = _offsets(workers.bootstrap, partition)
+        offsets = workers.offsets(partition)
         first_seen = list(dict.fromkeys(offsets))
         assert first_seen == list(range(partition, 300, 2)), "a repeat may go back, but nothing is passed over"
 
 
 def test_a_second_worker_that_joins_and_leaves_loses_a_row(workers: Workers) -> None:
     first = workers.start("hash", 0)
-    _send(workers.bootstrap, "trend.reviews", [(i % 2, _texts([f"slow {i}"], i % 2, i)) for i in range(200)])
-    _wait_for(workers.bootstrap, 20)
+    workers.send("trend.reviews", [(i % 2, _texts([f"slow {i}"], i % 2, i)) for i in range(200)])
+    workers.wait_for(20)
     second = workers.start("hash", 1)
-    _send(workers.bootstrap, "trend.reviews", [(i % 2, _texts([f"slow {i}"], i % 2, i)) for i in range(200, 1_000)])
-    _wait_for(workers.bootstrap, 700)
+    workers.send("trend.reviews", [(i % 2, _texts([f"slow {i}"], i % 2, i)) for i in range(200, 1_000)])
+    workers.wait_for(700)
     assert workers.end(first) == 0
-    _wait_for(workers.bootstrap, 1_000)
+    workers.wait_for(1_000)
     assert workers.end(second) == 0
     for partition in (0, 1):
-        assert sorted(set(_offsets(workers.bootstrap, partition))) == list(range(partition, 1_000, 2))
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
+        assert sorted(set(workers.offsets(partition))) == list(range(partition, 1_000, 2))

@@ -49,9 +49,7 @@ def order(product: str, at: int, quantity: int = 1, price: int = 100) -> Row:
 
 
 def cancelled(product: str, at: int, ordered_at: int, quantity: int = 1, price: int = 100) -> Row:
-    return event(
-        EventKind.CANCELLED, product, at, ordered_at=ordered_at, quantity=quantity, amount=quantity * price
-    )
+    return event(EventKind.CANCELLED, product, at, ordered_at=ordered_at, quantity=quantity, amount=quantity * price)
 
 
 def level(product: str, at: int, on_hand: float) -> Row:

@@ -75,8 +75,8 @@ def outcomes(rows: list[tuple[str, int, int, int]], at: int, censored: npt.Array
     )
 
 
-def closes(partition: int, end: int) -> bytes:
-    columns = {"partition": [partition], "platform": ["shop"], "end": [end], "windows": [0], "outcomes": [0]}
+def closes(partition: int, end: int, platform: str = "shop") -> bytes:
+    columns = {"partition": [partition], "platform": [platform], "end": [end], "windows": [0], "outcomes": [0]}
     return encode(CLOSES, {name: np.array(c) if name != "platform" else c for name, c in columns.items()})
 
 

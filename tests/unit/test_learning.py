@@ -78,6 +78,15 @@ def test_a_head_is_the_same_whichever_partition_came_first() -> None:
     assert heads(a)[0].rows == 5
 
 
+def test_an_epoch_waits_for_every_platform_whose_day_ends_with_it() -> None:
+    stage = LearnerStage(TASK, replace(CONFIG, partitions=1))
+    first = fold(stage, closes(0, START), closes(0, START, "fair"))
+    assert [h.epoch for h in heads(first)] == [START]
+    assert fold(stage, labels(0, START, [1, 2]), closes(0, START + DAY), labels(0, START, [3])) == []
+    assert [h.rows for h in heads(fold(stage, closes(0, START + DAY, "fair")))] == [3]
+    assert stage.counters()["late"] == 0
+
+
 def test_rows_of_a_later_boundary_wait_for_their_own_epoch() -> None:
     stage = LearnerStage(TASK, CONFIG)
     outputs = fold(stage, labels(0, START, [1]), closes(0, START + DAY), labels(0, START + DAY, [9] * 4),
@@ -160,7 +169,8 @@ def test_after_a_doubling_all_horizons_recover_within_days(doubled: Run) -> None
 @pytest.mark.parametrize("f", [0.0, 0.5])
 def test_long_buckets_are_not_corrected_a_second_time_when_their_late_labels_come(f: float) -> None:
     # Sales double once; the baseline catches up with a half-life of 14 days, before the last labels come.
-    world = World(days=56, products=30, partitions=1, f=f, noise_free=True, rate=40.0, demand=lambda day: 1.0 + (day >= 10),
+    world = World(days=56, products=30, partitions=1, f=f, noise_free=True, rate=40.0,
+                  demand=lambda day: 1.0 + (day >= 10),
                   believed=lambda day: 2.0 - 0.5 ** (max(day - 10, 0) / 14))  # fmt: skip
     run = world.run()
     for delay in (1, 2):
@@ -238,12 +248,13 @@ def test_overlapping_epochs_do_not_bet_twice() -> None:
 
 
 def test_a_rolled_back_learner_publishes_the_frozen_network_and_goes_on_learning() -> None:
-    # Each day sells the opposite of the day before, and a learner that believes in no noise follows every one.
+    # Every day sells the opposite of what the head says, and the learner believes in no noise.
     gullible = EstimationConfig(overdispersion=1.0, overdispersion_epochs=1e9, dispersion_bounds=(1e3, 1e4))
     stage = LearnerStage(TASK, replace(CONFIG, partitions=1, estimation=gullible))
     published, told = [], []
     for day in range(30):
-        units = [40 if day % 2 else 1] * 30
+        raised = bool(published) and sum(published[-1].theta[0]) > 0
+        units = [1 if raised else 40] * 30
         head = published[-1].version if published else f"{MODEL}-frozen"
         mean = np.full((30, 3), 6.3)
         value = labels(0, START + day * DAY, units, head=[head] * 30, baseline=mean, frozen_mean=mean,
@@ -273,9 +284,9 @@ def test_drift_is_told_once_and_a_steady_error_never() -> None:
 
 def test_a_restored_learner_goes_on_byte_for_byte(doubled: Run) -> None:
     config = learner_config(World())
-    whole, log = LearnerStage(TASK, config), doubled.matured
+    whole, log = LearnerStage(TASK, config), doubled.matured[:80]
     expected = [fold(whole, value) for value in log]
-    for cut in (0, 1, 2, len(log) // 3, len(log) // 3 + 1, len(log) // 2 + 2, len(log) - 1):
+    for cut in (0, 2, len(log) // 2 + 1, len(log) - 1):
         before, after = LearnerStage(TASK, config), LearnerStage(TASK, config)
         for value in log[:cut]:
             fold(before, value)

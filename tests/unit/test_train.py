@@ -30,7 +30,9 @@ from streams.records import DELAYS, HORIZONS, SalesClass
 from tests.unit.synthetic_windows import START, history
 
 PRODUCTS, CLOSE_DAYS = 40, 110
-SMALL = TrainConfig(network=NetworkConfig(width=16, layers=1, heads=2), epochs=4, batch_rows=64)
+SMALL = TrainConfig(
+    network=NetworkConfig(width=16, layers=1, heads=2), epochs=4, batch_rows=64, learning_rate=4e-3, min_steps=0
+)
 
 
 @pytest.fixture(autouse=True)
@@ -142,9 +144,16 @@ def test_the_same_seed_would_give_another_network() -> None:
     assert weights(train_on(few, replace(config, seed=1))) != weights(first)
 
 
+def test_a_short_history_would_get_too_few_steps_to_learn_from() -> None:
+    few, steps = collect(history(6, 80), DatasetConfig()), list[Step]()
+    train_on(few, replace(SMALL, epochs=1, min_steps=20, patience=1.0), steps.append)
+    assert 20 <= steps[-1].steps < 30
+    assert steps[-1].step == steps[-1].steps
+
+
 def test_training_would_leave_a_network_that_is_worse_than_the_baseline() -> None:
     few = collect(history(6, 80), DatasetConfig())
-    reckless = train_on(few, replace(SMALL, learning_rate=0.3, epochs=3, patience=1))
+    reckless = train_on(few, replace(SMALL, learning_rate=0.3, epochs=4, patience=0.25))
     losses = [loss["validation"] for loss in reckless.report["losses"]]
     assert losses[reckless.report["best_epoch"]] == min(losses)
     assert len(losses) <= reckless.report["best_epoch"] + 2, "it stops when patience is at its end"
