@@ -71,7 +71,7 @@ class PlatformFold:
         self._config = config
         self._vocabulary = vocabulary
         self._counters = counters
-        self._newest = NEVER  # event time folded since the open day began
+        self._newest = NEVER  # event time folded
         self._first_close = 0
         self._queue: list[int] = []  # product rows, in order of first touch
         self._last_live: int | None = None  # record time
@@ -116,7 +116,6 @@ class PlatformFold:
         products.begin_day(active)
         products.table["queued"][:] = False
         self._queue.clear()
-        self._newest = NEVER
         for parking, take in ((self.events, self._fold_on_time), (self.vectors, self._fold_vectors)):
             waiting = parking.take(products.open_day)
             if waiting is not None:

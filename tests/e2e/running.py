@@ -33,12 +33,13 @@ class Workers:
     def start(self, *names: str) -> None:
         for name in names:
             arguments = ["features", "--encoder", name] if name in ENCODERS else [name]
-            self.processes[name] = subprocess.Popen(
-                [sys.executable, "-m", "deploy.cli", "worker", *arguments],
-                cwd=ROOT,
-                env=self.environment(),
-                stderr=(self.folder / f"{name}.log").open("ab"),
-            )
+            with (self.folder / f"{name}.log").open("ab") as log:
+                self.processes[name] = subprocess.Popen(
+                    [sys.executable, "-m", "deploy.cli", "worker", *arguments],
+                    cwd=ROOT,
+                    env=self.environment(),
+                    stderr=log,
+                )
 
     def environment(self) -> dict[str, str]:
         return {

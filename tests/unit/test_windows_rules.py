@@ -262,6 +262,13 @@ def test_a_revision_goes_on_after_a_close() -> None:
     assert [(w["end"], w["revision"]) for w in lives(log, config)] == [(T, 1), (T, 2), (T + DAY, 1)]
 
 
+def test_a_live_window_repeats_what_a_close_window_has_just_said() -> None:
+    config = WindowConfig(SHOP.platforms, live_interval_ms=30)
+    log = Log(step_ms=10).watermark(T).events(order(A, T)).watermark(T + DAY).watermark(T + DAY).watermark(T + DAY)
+    assert lives(log, config) == []
+    assert len(closes(log, config)) == 1
+
+
 def test_more_live_windows_than_allowed_or_too_often() -> None:
     config = WindowConfig(SHOP.platforms, live_interval_ms=100, live_rows=2)
     products = [f"shop:{name}" for name in "edcba"]

@@ -1,0 +1,77 @@
+"""The determinism contract as a check: fold every input log as it lies in Kafka, and compare bytes with what is there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from deploy import pipeline
+from deploy.settings import Settings
+from model.registry import Bundle
+from streams.codecs import decode
+from streams.embedded import fold
+from streams.records import PREDICTIONS
+from streams.stage import Message, Output, StageSpec
+
+Log = Mapping[int, list[Message]]  # a topic's records by partition
+Topics = Mapping[str, Log]
+
+
+def check_contract(topics: Topics, settings: Settings, bundle: Bundle) -> None:
+    """Raises AssertionError that names the first stage, partition and record that differs."""
+    partitions = sorted(topics["trend.events"])
+    _check(topics, pipeline.windows_spec(settings), partitions, ["trend.windows"])
+    for partition in partitions:
+        recorded = _recorded_heads(topics["trend.predictions"][partition])
+        inference = pipeline.inference_spec(settings, bundle, recorded)
+        for message in topics["model.heads"][0]:
+            inference.versioned["model.heads"].put(message)
+        _check(topics, inference, [partition], ["trend.predictions", "trend.scores"])
+    _check(topics, pipeline.signals_spec(settings), partitions, ["signals.inventory", "signals.ads"])
+    _check_labels(topics, pipeline.labels_spec(settings), partitions)
+    learner = pipeline.learner_spec(settings, bundle)
+    outputs = fold(learner.make(("trend.matured", 0)), topics["trend.matured"][0])
+    for topic in ("model.heads", "model.events"):
+        _compare(topic, 0, [o for o in outputs if o.topic == topic], topics[topic][0])
+
+
+def _check(topics: Topics, spec: StageSpec, partitions: Iterable[int], written: list[str]) -> None:
+    for partition in partitions:
+        source = spec.inputs[0]
+        outputs = fold(spec.make((source, partition)), topics[source][partition])
+        for topic in written:
+            _compare(topic, partition, [o for o in outputs if o.topic == topic], topics[topic][partition])
+
+
+def _check_labels(topics: Topics, spec: StageSpec, partitions: Iterable[int]) -> None:
+    """All partitions of labels write to one: each one's own records, in order, are a subsequence of it."""
+    found: dict[int, list[Message]] = {p: [] for p in partitions}
+    for message in topics["trend.matured"][0]:
+        found[int(decode(message.value or b"")["partition"][0])].append(message)
+    for partition in partitions:
+        outputs = fold(spec.make(("trend.predictions", partition)), topics["trend.predictions"][partition])
+        _compare("trend.matured", partition, outputs, found[partition])
+
+
+def _compare(topic: str, partition: int, folded: list[Output], published: list[Message]) -> None:
+    for index, (expected, lies) in enumerate(zip(folded, published, strict=False)):
+        assert (expected.key, expected.value) == (lies.key, lies.value), (
+            f"{topic}/{partition}: record {index} at offset {lies.offset} is not what the fold gives"
+        )
+    assert len(folded) == len(published), f"{topic}/{partition}: {len(published)} records, the fold gives {len(folded)}"
+
+
+def _recorded_heads(predictions: list[Message]) -> dict[tuple[int, int], tuple[str, int]]:
+    """(offset of trend.windows, kind) to (head, late) of one partition: the head versions are an input of inference."""
+    recorded: dict[tuple[int, int], tuple[str, int]] = {}
+    for message in predictions:
+        rows = decode(message.value or b"")
+        if rows.record is PREDICTIONS:
+            for offset, kind, head, late in zip(
+                rows["window_offset"].tolist(),
+                rows["kind"].tolist(),
+                rows["head"],
+                rows["head_late"].tolist(),
+                strict=True,
+            ):
+                recorded[(offset, kind)] = (str(head), late)
+    return recorded
