@@ -1,4 +1,4 @@
-"""The determinism contract as a check: fold every input log as it lies in Kafka, and compare bytes with what is there."""
+"""The determinism contract as a check: fold every input log as it lies in Kafka, and compare with what is there."""
 
 from __future__ import annotations
 

@@ -75,9 +75,7 @@ def test_tombstones_remove_a_snapshot_whole() -> None:
 def test_the_ladder_stays_short_and_reaches_back(count: int, interval: int) -> None:
     kept: list[SnapshotManifest] = []
     for i in range(count):
-        kept.append(
-            SnapshotManifest(stage="w", topic="t", partition=0, offset=i, taken_at=1 + i * interval, chunks=[])
-        )
+        kept.append(SnapshotManifest(stage="w", topic="t", partition=0, offset=i, taken_at=1 + i * interval, chunks=[]))
         for manifest in ladder(kept):
             kept.remove(manifest)
     assert kept[0].offset == 0
