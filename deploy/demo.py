@@ -46,7 +46,7 @@ class DemoConfig:
     live_from: dt.date = dt.date(2017, 12, 29)  # the days from here on play slowly, for latency
     live_rate: float = 50.0  # events a second of that part
     epochs: int = 4
-    patience_s: float = 60.0  # without any progress, before the demo gives up
+    patience_s: float = 120.0  # without any progress, before the demo gives up
 
 
 def choose_broker(settings: Settings) -> str:

@@ -1,42 +1,34 @@
-"""Where stages get their settings: one `StageSpec` a stage, for Kafka and for the in-process log alike."""
+"""Where stages get their settings: one `StageSpec` a stage, for Kafka and for the in-process log alike.
+
+Stages are imported when they are asked for: a worker brings its own stage, not every other one's torch.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-
-import torch
+from typing import TYPE_CHECKING
 
 from deploy.errors import ConfigurationError
 from deploy.settings import Settings
-from featurizers.encoding import ImageConfig, ImageStage, TextConfig, TextStage, VectorCache
-from featurizers.image import ImageEncoder
-from featurizers.projection import Projection, projection_for
-from featurizers.text import TextEncoder
-from featurizers.window_config import WindowConfig
-from featurizers.windows import WindowStage
-from model.heads import HeadStore
-from model.labels import LabelConfig, LabelStage
-from model.learning import LearnerConfig, LearnerStage
-from model.registry import Bundle, load_bundle, newest, untrained_bundle
-from model.scoring import InferenceConfig, InferenceStage
-from streams.ingest.clock import ClockConfig, IngestClock
-from streams.ingest.config import IngestConfig
-from streams.ingest.privacy import Keyring
-from streams.ingest.stage import IngestStage
-from streams.signals.config import SignalConfig
-from streams.signals.stage import SignalStage
 from streams.stage import StageSpec
 from streams.topics import PLATFORM_TOPICS
+
+if TYPE_CHECKING:
+    from featurizers.encoding import ImageConfig, TextConfig
+    from featurizers.image import ImageEncoder
+    from featurizers.projection import Projection
+    from featurizers.text import TextEncoder
+    from model.registry import Bundle
 
 NO_LIVE_MS = 2**60  # a live interval that never passes: close windows alone
 
 
-def ingest_config(settings: Settings) -> IngestConfig:
-    return IngestConfig(partitions=settings.partitions, platforms=settings.calendars(), secret=settings.secret_bytes())
-
-
 def ingest_spec(settings: Settings) -> StageSpec:
-    config = ingest_config(settings)
+    from streams.ingest import ClockConfig, IngestClock, IngestConfig, IngestStage
+
+    config = IngestConfig(
+        partitions=settings.partitions, platforms=settings.calendars(), secret=settings.secret_bytes()
+    )
     return StageSpec(
         "ingest",
         PLATFORM_TOPICS,
@@ -47,6 +39,9 @@ def ingest_spec(settings: Settings) -> StageSpec:
 
 
 def windows_spec(settings: Settings, live: bool = True) -> StageSpec:
+    from featurizers.window_config import WindowConfig
+    from featurizers.windows import WindowStage
+
     config = WindowConfig(
         platforms=settings.calendars(),
         live_interval_ms=settings.live_interval_ms if live else NO_LIVE_MS,
@@ -56,10 +51,14 @@ def windows_spec(settings: Settings, live: bool = True) -> StageSpec:
 
 
 def text_config(settings: Settings) -> TextConfig:
+    from featurizers.encoding import TextConfig
+
     return TextConfig(model=settings.text_model, device=device(settings), dtype=settings.dtype)
 
 
 def image_config(settings: Settings) -> ImageConfig:
+    from featurizers.encoding import ImageConfig
+
     base, *roots = settings.picture_roots or ("",)
     return ImageConfig(
         model=settings.image_model,
@@ -71,6 +70,8 @@ def image_config(settings: Settings) -> ImageConfig:
 
 
 def text_spec(settings: Settings, encoder: TextEncoder, projection: Projection) -> StageSpec:
+    from featurizers.encoding import TextStage, VectorCache
+
     config = text_config(settings)
     cache = VectorCache(config.cache_size)
     return StageSpec(
@@ -79,6 +80,9 @@ def text_spec(settings: Settings, encoder: TextEncoder, projection: Projection) 
 
 
 def image_spec(settings: Settings, encoder: ImageEncoder, projection: Projection) -> StageSpec:
+    from featurizers.encoding import ImageStage, VectorCache
+    from streams.ingest.privacy import Keyring
+
     config = image_config(settings)
     cache = VectorCache(config.cache_size)
     keyring = Keyring(settings.secret_bytes())
@@ -93,17 +97,27 @@ def image_spec(settings: Settings, encoder: ImageEncoder, projection: Projection
 
 def encoder_spec(kind: str, settings: Settings) -> StageSpec:
     """The `text` or `image` encoder as a worker runs it, with the projection of the newest bundle."""
+    import torch
+
+    from featurizers.projection import projection_for
+
     text_folder, image_folder = projections(settings)
     torch.set_num_threads(1)  # the broker and the other workers want cores too
     if kind == "text":
+        from featurizers.text import TextEncoder
+
         text = TextEncoder(text_config(settings))
         return text_spec(settings, text, projection_for(text.dimensions, text_folder))
+    from featurizers.image import ImageEncoder
+
     image = ImageEncoder(image_config(settings))
     return image_spec(settings, image, projection_for(image.dimensions, image_folder))
 
 
 def projections(settings: Settings) -> tuple[str, str]:
     """Folders of the text and the picture projection of the newest bundle; empty for the random ones."""
+    from model.registry import newest
+
     path = newest(settings.model_dir)
     if path is None:
         return "", ""
@@ -115,6 +129,9 @@ def inference_spec(
     settings: Settings, bundle: Bundle, recorded: Mapping[tuple[int, int], tuple[str, int]] | None = None
 ) -> StageSpec:
     """`recorded` are the heads that earlier predictions name, for folding a log again."""
+    from model.heads import HeadStore
+    from model.scoring import InferenceConfig, InferenceStage
+
     heads = HeadStore(bundle.version)
     return StageSpec(
         "inference",
@@ -126,12 +143,15 @@ def inference_spec(
     )
 
 
-def labels_spec(settings: Settings) -> StageSpec:
-    del settings
+def labels_spec(_: Settings) -> StageSpec:
+    from model.labels import LabelConfig, LabelStage
+
     return StageSpec("labels", ("trend.predictions",), lambda task: LabelStage(task, LabelConfig()))
 
 
 def learner_spec(settings: Settings, bundle: Bundle) -> StageSpec:
+    from model.learning import LearnerConfig, LearnerStage
+
     config = LearnerConfig(
         partitions=settings.partitions,
         model=bundle.version,
@@ -141,14 +161,20 @@ def learner_spec(settings: Settings, bundle: Bundle) -> StageSpec:
     return StageSpec("learner", ("trend.matured",), lambda task: LearnerStage(task, config))
 
 
-def signals_spec(settings: Settings) -> StageSpec:
-    del settings
+def signals_spec(_: Settings) -> StageSpec:
+    from streams.signals.config import SignalConfig
+    from streams.signals.stage import SignalStage
+
     config = SignalConfig()
     return StageSpec("signals", ("trend.predictions",), lambda task: SignalStage(task, config), stateful=False)
 
 
 def current_bundle(settings: Settings) -> Bundle:
     """The newest trained bundle of the model folder; the baseline, as an untrained one, before the first training."""
+    import torch
+
+    from model.registry import load_bundle, newest, untrained_bundle
+
     path = newest(settings.model_dir)
     torch.set_num_threads(1)  # the same sums in the same order wherever it runs; more partitions use more cores
     return load_bundle(path, device(settings)) if path else untrained_bundle(device=device(settings))
@@ -156,6 +182,10 @@ def current_bundle(settings: Settings) -> Bundle:
 
 def device(settings: Settings) -> str:
     """`auto` is the GPU where there is one."""
+    if settings.device == "cpu":
+        return "cpu"
+    import torch
+
     if settings.device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if settings.device == "cuda" and not torch.cuda.is_available():

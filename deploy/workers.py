@@ -1,9 +1,7 @@
-"""Worker processes: one stage each on Kafka, or all of them, each in a process of its own."""
+"""One stage on Kafka in this process. `deploy/supervisor.py` runs several, each in a process of its own."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -11,18 +9,14 @@ from collections.abc import Callable, Sequence
 import structlog
 
 from deploy import pipeline
-from deploy.errors import ConfigurationError, DeployError
 from deploy.lifecycle import Stopper
 from deploy.settings import Settings, cautions
 from deploy.sink import run_sink
-from featurizers import agents
-from featurizers.agents import AgentConfig
 from streams import kafka
 from streams.runner import Runner, RunnerConfig
 from streams.signals.read_model import ReadModel
 from streams.stage import StageSpec, TaskKey
 
-WORKERS = ("ingest", "features", "windows", "inference", "labels", "learner", "signals")
 _LOG = structlog.get_logger()
 
 
@@ -77,13 +71,9 @@ def runner_config(settings: Settings, bootstrap: str) -> RunnerConfig:
 
 def run_worker(name: str, settings: Settings, bootstrap: str, stop: Stopper) -> int:
     """Blocks until SIGTERM; the exit code. Raises an error of the package's trees when it cannot go on."""
-    if name not in WORKERS:
-        raise ConfigurationError(f"no worker {name!r}; choose one of {', '.join(WORKERS)}, or all")
     kafka.require_broker(bootstrap)
     for line in cautions(settings):
         _LOG.warning(line)
-    if name == "features":
-        return _supervise([_command("features", "--encoder", e) for e in ("text", "image")], stop)
     spec = _SPECS[name](settings)
     runner = Runner(spec, runner_config(settings, bootstrap), stop, LoggedRunner())
     if name != "signals":
@@ -97,14 +87,11 @@ def run_worker(name: str, settings: Settings, bootstrap: str, stop: Stopper) -> 
 def run_encoder(kind: str, settings: Settings, bootstrap: str, stop: Stopper) -> int:
     """The text or image encoder on Faust; blocks until SIGTERM."""
     kafka.require_broker(bootstrap)
-    config = AgentConfig(bootstrap, settings.partitions, settings.slot)
+    from featurizers import agents  # brings Faust
+
+    config = agents.AgentConfig(bootstrap, settings.partitions, settings.slot)
     agents.run_encoder(pipeline.encoder_spec(kind, settings), config, stop, LoggedRunner())
     return 0
-
-
-def run_all(stop: Stopper) -> int:
-    """Every worker in a process of its own; the first that ends takes the others with it."""
-    return _supervise([_command(name) for name in WORKERS], stop)
 
 
 _SPECS: dict[str, Callable[[Settings], StageSpec]] = {
@@ -144,37 +131,3 @@ class _Sink:
         self._stop.ask()
         self._thread.join(30)
         self._model.close()
-
-
-def _command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "deploy.cli", "worker", *arguments]
-
-
-def _supervise(commands: Sequence[list[str]], stop: Stopper, patience_s: float = 30.0) -> int:
-    """Run child processes until asked to stop or one of them ends; the worst exit code."""
-    children = [subprocess.Popen(command) for command in commands]
-    try:
-        while not stop.wait(0.2):
-            ended = [c for c in children if c.poll() is not None]
-            if ended:
-                _LOG.error("a worker ended", command=ended[0].args[3:], code=ended[0].returncode)  # type: ignore[index]
-                break
-    finally:
-        early = [c.returncode for c in children if c.poll() is not None]
-        for child in children:
-            if child.poll() is None:
-                child.terminate()
-        codes = [_wait(c, patience_s) for c in children]
-    if early:
-        return max((abs(code) for code in early), default=0) or 1
-    return max(abs(code) for code in codes)
-
-
-def _wait(child: subprocess.Popen[bytes], patience_s: float) -> int:
-    try:
-        return child.wait(patience_s)
-    except subprocess.TimeoutExpired:
-        child.kill()
-        raise DeployError(
-            f"worker {child.args!r} did not end within {patience_s:g} s of SIGTERM and was killed"
-        ) from None

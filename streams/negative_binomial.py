@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from scipy import special, stats
+from scipy import special  # not scipy.stats: it takes every worker seconds to import
 
 Floats = npt.NDArray[np.float64]
 MAX_R = 1e8  # beyond it the mixture is a Poisson to float precision
@@ -29,13 +29,19 @@ def cdf(k: npt.ArrayLike, mean: npt.ArrayLike, r: npt.ArrayLike) -> Floats:
 def pmf(k: npt.ArrayLike, mean: npt.ArrayLike, r: npt.ArrayLike) -> Floats:
     """P(Y = k)."""
     n, p = _shape(mean, r)
-    return np.asarray(stats.nbinom.pmf(np.asarray(k), n, p), np.float64)
+    y = np.asarray(k, np.float64)
+    ways = special.gammaln(y + n) - special.gammaln(y + 1) - special.gammaln(n)
+    return np.asarray(np.exp(ways + n * np.log(p) + special.xlog1py(y, -p)), np.float64)
 
 
 def quantile(q: npt.ArrayLike, mean: npt.ArrayLike, r: npt.ArrayLike) -> Floats:
     """Smallest integer k with P(Y <= k) >= q."""
     n, p = _shape(mean, r)
-    return np.asarray(stats.nbinom.ppf(np.asarray(q, np.float64), n, p), np.float64)
+    level = np.asarray(q, np.float64)
+    k = np.maximum(np.ceil(special.nbdtrik(level, n, p)), 0.0)
+    # The inverse is a float's width off at times: the definition has the last word.
+    k = np.where(cdf(k - 1, mean, r) >= level, k - 1, k)
+    return np.asarray(np.where(cdf(k, mean, r) < level, k + 1, k), np.float64)
 
 
 def posterior(mean_seen: npt.ArrayLike, seen: npt.ArrayLike, r: npt.ArrayLike) -> tuple[Floats, Floats]:

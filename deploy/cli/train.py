@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 train = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
-    help="Fold history with the ingest, encoders and windows that run live, train the network on it (split by time, with "
-    "a gap of the longest horizon), and save a bundle in TRENDSTREAM_MODEL_DIR, where the workers find it.",
+    help="Fold history with the ingest, encoders and windows that run live, train the network on it (split by time, "
+    "with a gap of the longest horizon), and save a bundle in TRENDSTREAM_MODEL_DIR, where the workers find it.",
 )
 
 UntilDate = Annotated[str, typer.Option("--until", metavar="DATE", help="Day before which the history ends.")]

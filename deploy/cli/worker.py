@@ -10,6 +10,7 @@ from typing import Annotated
 import structlog
 import typer
 
+from deploy import supervisor
 from deploy.brokers import find_bootstrap
 from deploy.errors import ConfigurationError
 from deploy.lifecycle import Stopper
@@ -31,21 +32,25 @@ def worker(
 
     One worker takes all partitions of its stage; start more, each with its own --slot, and they share them.
     """
+    if name not in (*supervisor.WORKERS, "all"):
+        raise ConfigurationError(f"no worker {name!r}; choose one of {', '.join(supervisor.WORKERS)}, or all")
+    if encoder and (name != "features" or encoder not in supervisor.ENCODERS):
+        raise ConfigurationError(f"--encoder {encoder} goes with `worker features` alone, and is text or image")
     settings = load_settings(bootstrap=bootstrap, slot=slot)
     stop = Stopper().listen()
     log_to_stderr()
     found = find_bootstrap(settings)
     os.environ["TRENDSTREAM_BOOTSTRAP"] = found  # for the processes that this one starts
     os.environ["TRENDSTREAM_SLOT"] = str(settings.slot)
-    from deploy import workers  # brings the stages and with them torch
+    if name == "all":
+        raise SystemExit(supervisor.run_all(stop))
+    if name == "features" and not encoder:
+        raise SystemExit(supervisor.run_features(stop))
+    from deploy import workers  # brings the stages
 
-    if encoder and name != "features":
-        raise ConfigurationError("--encoder goes with `worker features` alone")
     if encoder:
-        if encoder not in ("text", "image"):
-            raise ConfigurationError(f"no encoder {encoder!r}; choose text or image")
         raise SystemExit(workers.run_encoder(encoder, settings, found, stop))
-    raise SystemExit(workers.run_all(stop) if name == "all" else workers.run_worker(name, settings, found, stop))
+    raise SystemExit(workers.run_worker(name, settings, found, stop))
 
 
 def log_to_stderr() -> None:

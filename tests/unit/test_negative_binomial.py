@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from streams import negative_binomial
+
+means = st.floats(1e-3, 1e4)
+dispersions = st.floats(0.05, 1e6)
+
+
+@given(st.floats(0.001, 0.999), means, dispersions)
+def test_the_quantile_is_the_smallest_count_that_reaches_the_level(q: float, mean: float, r: float) -> None:
+    k = float(negative_binomial.quantile(q, mean, r))
+    assert k == int(k) >= 0
+    assert negative_binomial.cdf(k, mean, r) >= q
+    assert k == 0 or negative_binomial.cdf(k - 1, mean, r) < q
+
+
+@given(st.integers(0, 2_000), means, dispersions)
+def test_probabilities_equal_scipys(k: int, mean: float, r: float) -> None:
+    reference = stats.nbinom(r, r / (r + mean))
+    assert np.isclose(negative_binomial.pmf(k, mean, r), reference.pmf(k), rtol=1e-6, atol=1e-300)
+    assert np.isclose(negative_binomial.cdf(k, mean, r), reference.cdf(k), rtol=1e-9, atol=1e-300)
+
+
+def test_nothing_lies_below_zero() -> None:
+    assert negative_binomial.cdf(-1, 3.0, 2.0) == 0
+    assert negative_binomial.quantile(1e-9, 3.0, 2.0) == 0
+
+
+@given(st.integers(0, 50), st.floats(0.1, 100), st.floats(0.1, 100))
+def test_the_posterior_is_the_gammas_own(seen: int, expected: float, r: float) -> None:
+    factor, left = negative_binomial.posterior(expected, seen, r)
+    assert np.isclose(factor, (r + seen) / (r + expected))
+    assert left == r + seen
