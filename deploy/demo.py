@@ -8,6 +8,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -42,10 +43,10 @@ OUT_OF_ORDER_MS = 60_000  # IngestConfig's: event time stands this far behind th
 @dataclass(frozen=True)
 class DemoConfig:
     products: int = 200
-    train_until: dt.date = dt.date(2017, 8, 1)
-    live_from: dt.date = dt.date(2017, 12, 29)  # the days from here on play slowly, for latency
+    train_until: dt.date = dt.date(2017, 9, 1)
+    live_from: dt.date = dt.date(2017, 12, 30)  # the days from here on play slowly, for latency
     live_rate: float = 50.0  # events a second of that part
-    epochs: int = 4
+    epochs: int = 3
     patience_s: float = 120.0  # without any progress, before the demo gives up
 
 
@@ -79,7 +80,7 @@ def run_demo(settings: Settings, folder: Path, watch: Watch, config: DemoConfig)
     local = folder / "kafka"
     if LocalKafka(local, jars=settings.kafka_jars).running():
         raise DeployError(f"a demo is running in {folder} already; wait for it, or give another folder with --folder")
-    subprocess.run(["rm", "-rf", str(local)], check=True)  # each demo begins with an empty broker
+    shutil.rmtree(local, ignore_errors=True)  # each demo begins with an empty broker
     with LocalKafka(local, jars=settings.kafka_jars) as broker:
         return _on_kafka(settings, broker.bootstrap, f"kafka {VERSION}", folder, watch, config)
 

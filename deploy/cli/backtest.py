@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from deploy.cli.consoles import report_console
 from deploy.cli.load import read_date
 from deploy.errors import ConfigurationError
 from deploy.settings import load_settings
@@ -85,6 +86,6 @@ def _run(source: Source, day: dt.date, folder: Path, epochs: int) -> None:
     console = Console(stderr=True)
     with show_parts(console) as watch:
         report = run(source, settings, instant(source, day), folder, watch, TrainConfig(epochs=epochs))
-    print_tables(report, Console())
+    print_tables(report, report_console())
     for name in ("report.html", "report.json", "predictions.parquet"):
         console.print(f"wrote {folder / name}", highlight=False)

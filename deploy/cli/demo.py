@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from deploy.cli.consoles import report_console
 from deploy.settings import load_settings
 
 _LOGS = {
@@ -42,7 +43,7 @@ def demo(
 
     with show_parts(console) as watch:
         report = run_demo(settings, folder, watch, DemoConfig(products=products))
-    print_tables(report, Console())
+    print_tables(report, report_console())
     for name in ("report.html", "report.json", "predictions.parquet"):
         console.print(f"wrote {folder / name}", highlight=False)
     if report.contradictions():
