@@ -98,11 +98,21 @@ def spread(mean: Floats, s2: Floats, dispersion: Floats) -> Floats:
 
 def remaining(mean: Floats, r: Floats, seen: Floats, share: Floats) -> tuple[Floats, Floats]:
     """Means [n, delays] and r [n, horizons] of what is still to come, after `seen` units [n] in a share of the first
-    bucket: the posterior of u, which all buckets have in common."""
+    bucket.
+
+    Sums over longer horizons spread less (r_28 > r_1), so a part of one day's surprise is that day's own. Of u, with
+    variance 1/r_1 on the day, only 1/r_h is taken to last over horizon h; the best linear estimate of that part is
+    1 + (k - m) / r_h / (1 + m / r_1). Where r_h = r_1 this is the gamma posterior, exactly.
+    """
     rest = mean.copy()
     rest[:, 0] *= 1 - share
-    factor, left = negative_binomial.posterior((mean[:, 0] * share)[:, None], seen[:, None], r)
-    return np.maximum(rest * factor, LEAST), left
+    m, k = (mean[:, 0] * share)[:, None], seen[:, None]
+    day = 1 / r[:, :1]
+    lasting = np.minimum(1 / r, day)
+    information = 1 + day * m
+    factor = 1 + lasting * (k - m) / information
+    left = factor / np.maximum(lasting * (1 - lasting * m / information), 1 / negative_binomial.MAX_R)
+    return np.maximum(rest * factor, LEAST), np.clip(left, 1e-6, negative_binomial.MAX_R)
 
 
 def classify(total: Floats, r: Floats, thresholds: Ints, conformal: Floats, seen: Floats) -> Floats:

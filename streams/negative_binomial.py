@@ -42,13 +42,3 @@ def quantile(q: npt.ArrayLike, mean: npt.ArrayLike, r: npt.ArrayLike) -> Floats:
     # The inverse is a float's width off at times: the definition has the last word.
     k = np.where(cdf(k - 1, mean, r) >= level, k - 1, k)
     return np.asarray(np.where(cdf(k, mean, r) < level, k + 1, k), np.float64)
-
-
-def posterior(mean_seen: npt.ArrayLike, seen: npt.ArrayLike, r: npt.ArrayLike) -> tuple[Floats, Floats]:
-    """After `seen` units where `mean_seen` were expected: the factor on what remains, and its dispersion.
-
-    u | seen ~ Gamma(r + seen, r + mean_seen), so E[u | seen] = (r + seen) / (r + mean_seen) and the new r is r + seen.
-    """
-    n = np.clip(np.asarray(r, np.float64), 1e-6, MAX_R)
-    k, m = np.asarray(seen, np.float64), np.asarray(mean_seen, np.float64)
-    return (n + k) / (n + m), n + k

@@ -37,7 +37,7 @@ from tests.e2e.running import Workers, running
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(420)]
 PARTITIONS = 2
-SPAN = Span(dt.date(2018, 3, 1), dt.date(2018, 4, 1))
+SPAN = Span(dt.date(2018, 3, 1), dt.date(2018, 3, 18))
 ALL = ("ingest", "text", "image", "windows", "inference", "labels", "learner", "signals")
 KEPT = (
     "orders",
@@ -185,7 +185,7 @@ def test_units_per_product_and_day_equal_a_group_by_over_the_orders(finished: Fi
                 placed[(product, day)] = placed.get((product, day), 0) + line["quantity"]
             else:
                 cancelled.add(product)
-    assert lines > 500
+    assert lines > 250
     found = _units(finished.topics["trend.windows"])
     expected = {key: units for key, units in placed.items() if key[0] not in cancelled}
     assert len(expected) > 0.9 * len(placed)
@@ -226,7 +226,7 @@ def test_what_stages_published_is_the_fold_of_their_input_byte_for_byte(finished
 
 def test_heads_are_learnt_and_used_in_time(finished: Finished) -> None:
     versions = [m.key for m in finished.topics["model.heads"][0]]
-    assert len(versions) == len(set(versions)) >= 25
+    assert len(versions) == len(set(versions)) >= 12
     assert finished.counters["inference"]["head_late"] == 0
     used = {
         str(head)
@@ -235,7 +235,7 @@ def test_heads_are_learnt_and_used_in_time(finished: Finished) -> None:
         if (rows := decode(m.value or b"")).record is PREDICTIONS
         for head in rows["head"]
     }
-    assert len(used) >= 20
+    assert len(used) >= 10
 
 
 def test_no_score_is_published_twice(finished: Finished) -> None:
@@ -272,7 +272,7 @@ def test_windows_before_t_do_not_change_without_the_events_from_t_on(finished: F
 
     spec = pipeline.windows_spec(finished.settings)
     log = finished.topics["trend.events"][0]
-    cut = OLIST.calendar.start(OLIST.calendar.index(dt.date(2018, 3, 17))) + 7 * 3_600_000
+    cut = OLIST.calendar.start(OLIST.calendar.index(dt.date(2018, 3, 11))) + 7 * 3_600_000
     shortened = []
     for message in log:
         rows = decode(message.value or b"")
@@ -282,7 +282,7 @@ def test_windows_before_t_do_not_change_without_the_events_from_t_on(finished: F
         shortened.append(message)
     whole = _windows_until(fold(spec.make(("trend.events", 0)), log), cut)
     short = _windows_until(fold(spec.make(("trend.events", 0)), shortened), cut)
-    assert len(whole) > 1_000
+    assert len(whole) > 500
     assert short == whole
 
 
@@ -310,5 +310,5 @@ def test_topics_cat_shows_windows_that_a_person_can_read(finished: Finished) -> 
     )
     assert done.returncode == 0, done.stderr
     assert "olist:" in done.stdout
-    assert "2018-03-" in done.stdout
+    assert "2018-0" in done.stdout
     assert "units" in done.stdout

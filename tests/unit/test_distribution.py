@@ -107,6 +107,33 @@ def test_seeing_a_day_in_two_parts_or_at_once_gives_the_same() -> None:
     np.testing.assert_allclose(further, at_once)
 
 
+def test_where_all_horizons_spread_alike_the_posterior_is_the_gammas_own() -> None:
+    mean, r, seen, share = one([8.0, 40.0, 100.0]), one([3.0] * 3), np.array([9.0]), np.array([0.5])
+    rest, left = remaining(mean, r, seen, share)
+    factor = (3 + 9) / (3 + 8 * 0.5)
+    np.testing.assert_allclose(rest, np.array([[8 * 0.5, 40, 100]]) * factor)
+    np.testing.assert_allclose(left, 3 + 9.0)
+
+
+def test_a_live_forecast_of_days_with_surprises_of_their_own_does_not_run_away() -> None:
+    generator = np.random.default_rng(5)
+    n, lasting, daily = 20_000, 0.2, 0.3
+    common = generator.gamma(1 / lasting, lasting, n)
+    days = generator.poisson(10.0 * common[:, None] * generator.gamma(1 / daily, daily, (n, 28)))
+    variance = np.array([lasting + daily / h * (1 + lasting) for h in (1, 7, 28)])
+    mean = np.repeat(one([10.0, 60.0, 210.0]), n, 0)
+    forecast = predict(mean, np.zeros((n, 3)), np.repeat(1 / variance[None], n, 0), mean, np.repeat(NONE, n, 0),
+                       IDENTITY, days[:, 0], np.ones(n))  # fmt: skip
+    sold = days.sum(axis=1)
+    jump = days[:, 0] >= 25  # those that the first day speaks for most
+    # Were the whole surprise to last, u would have the gamma posterior of r_28 alone.
+    bold = days[:, 0] + 270 * (1 / variance[2] + days[:, 0]) / (1 / variance[2] + 10)
+    truth = sold[jump].mean()
+    assert abs(forecast.total[jump, 2].mean() - truth) < abs(bold[jump].mean() - truth) / 4
+    low, high = forecast.quantiles[:, 2, 0], forecast.quantiles[:, 2, 2]
+    assert ((sold >= low) & (sold <= high))[jump].mean() == pytest.approx(0.8, abs=0.08)
+
+
 def test_the_map_turned_round_undoes_it() -> None:
     for seed in range(4):
         knots, levels = a_map(seed)[0], np.linspace(0, 1, 101)

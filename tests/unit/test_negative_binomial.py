@@ -29,10 +29,3 @@ def test_probabilities_equal_scipys(k: int, mean: float, r: float) -> None:
 def test_nothing_lies_below_zero() -> None:
     assert negative_binomial.cdf(-1, 3.0, 2.0) == 0
     assert negative_binomial.quantile(1e-9, 3.0, 2.0) == 0
-
-
-@given(st.integers(0, 50), st.floats(0.1, 100), st.floats(0.1, 100))
-def test_the_posterior_is_the_gammas_own(seen: int, expected: float, r: float) -> None:
-    factor, left = negative_binomial.posterior(expected, seen, r)
-    assert np.isclose(factor, (r + seen) / (r + expected))
-    assert left == r + seen
