@@ -12,9 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from deploy.following import stage_counters
 from streams import kafka
-from streams.codecs import decode_json
-from streams.records import Progress
 from streams.stage import Message
 
 ROOT = Path(__file__).parents[2]
@@ -85,16 +84,7 @@ class Workers:
 
     def counters(self, stage: str) -> dict[str, int]:
         """Totals of a stage over its tasks, as its newest progress says."""
-        newest: dict[tuple[str, int], dict[str, int]] = {}
-        for message in kafka.read(self.bootstrap, "trend.progress"):
-            progress = decode_json(message.value or b"", Progress)
-            if progress.stage == stage:
-                newest[(progress.topic, progress.partition)] = progress.counters
-        totals: dict[str, int] = {}
-        for counters in newest.values():
-            for name, value in counters.items():
-                totals[name] = totals.get(name, 0) + value
-        return totals
+        return stage_counters(self.bootstrap).get(stage, {})
 
     def is_quiet(self, *topics: str, seconds: float = 3.0) -> bool:
         """Whether nothing was added to these topics for that long."""
