@@ -7,6 +7,7 @@ subcommands. So `--help` loads no stage, and no torch.
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -60,6 +61,8 @@ def _application() -> typer.Typer:
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run a command line; its exit code: 0, 1 for a failure, 2 for a wrong argument or setting, 130 for Ctrl-C."""
+    # The library's own warnings ("coordinator load in progress: retrying") say nothing that a person could act on.
+    logging.getLogger("streams.librdkafka").setLevel(logging.ERROR)
     try:
         code = typer.main.get_command(_application()).main(
             None if arguments is None else list(arguments), prog_name="trendstream", standalone_mode=False
