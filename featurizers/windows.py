@@ -32,6 +32,7 @@ from streams.records import (
     VECTORS,
     WINDOWS,
     ArrowRecord,
+    EventKind,
     WindowKind,
     split_product,
 )
@@ -54,6 +55,8 @@ _EVENT_COLUMNS = (
     "lead_time_days",
     "unit_cost",
 )
+# Kinds that come from the sources of event time: orders and behaviours.
+_TIMED = [int(k) for k in EventKind if k <= EventKind.FAVOURITE]
 _VECTOR_COLUMNS = ("modality", "at", "vector")
 
 
@@ -88,11 +91,20 @@ class PlatformFold:
             self._fold_vectors(now)
 
     def start(self, watermark: int) -> None:
-        """Open the first day: the one that holds the watermark. What came before is history, or parked by day."""
+        """Open the first day: the earliest with an order or a behaviour, so that a backlog read in one go closes its
+        days like one read slowly; at most the ring before the watermark's. What came before is history."""
         calendar = self.products.calendar
-        self.products.open(max(int(calendar.day(watermark)), 2 * DAYS))
-        for parking, take in ((self.events, self._fold_history), (self.vectors, self._fold_vectors)):
-            waiting = parking.take(BEFORE_START)
+        events, vectors = self.events.take(BEFORE_START), self.vectors.take(BEFORE_START)
+        first = int(calendar.day(watermark))
+        if events is not None:
+            timed = events["at"][np.isin(events["kind"], _TIMED) & (events["at"] <= watermark)]
+            if len(timed):
+                first = max(int(calendar.day(timed.min())), first - DAYS)
+        self.products.open(max(first, 2 * DAYS))
+        for parking, waiting, take in (
+            (self.events, events, self._fold_history),
+            (self.vectors, vectors, self._fold_vectors),
+        ):
             now = None if waiting is None else self._park(parking, waiting)
             if now is not None:
                 take(now)

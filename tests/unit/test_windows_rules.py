@@ -55,17 +55,24 @@ def test_a_parked_product_gets_a_window_before_its_first_row_happened() -> None:
     assert run(log, SHOP)[0].counters()["parked"] == 1
 
 
-def test_rows_before_the_first_watermark_are_lost_or_called_late() -> None:
-    log = Log().events(order(A, T - 3 * DAY, 2), order(A, T + 5, 1), order(A, T + DAY, 4), order(A, T - 60 * DAY, 8))
+def test_a_backlog_read_before_the_first_watermark_closes_fewer_days_than_one_read_slowly() -> None:
+    log = Log().events(order(A, T - 3 * DAY, 2), order(A, T + 5, 1), order(A, T + DAY, 4))
     assert run(log, SHOP)[1] == []
     log.watermark(T).watermark(T + DAY).watermark(T + 2 * DAY)
     stage, _ = run(log, SHOP)
-    first, second = closes(log)
-    assert grid(first)[UNITS, -4:].tolist() == [2, 0, 0, 1]
-    assert grid(first)[UNITS].sum() == 3
-    assert grid(second)[UNITS, -1] == 4
-    counters = stage.counters()
-    assert (counters["late"], counters["beyond_ring"], counters["events"]) == (0, 1, 4)
+    windows = closes(log)
+    assert [w["end"] for w in windows] == [T + day * DAY for day in range(-2, 3)]
+    assert [int(grid(w)[UNITS].sum()) for w in windows] == [2, 2, 2, 3, 7]
+    assert grid(windows[-1])[UNITS, -5:].tolist() == [2, 0, 0, 1, 4]
+    assert stage.counters()["late"] == 0
+
+
+def test_one_row_of_long_ago_opens_more_days_than_a_window_holds() -> None:
+    log = Log().events(order(A, T, 1), order(A, T - 400 * DAY, 8)).watermark(T).watermark(T + DAY)
+    stage, outputs = run(log, SHOP)
+    ends = [c["end"] for c in rows_of(outputs, "closes")]
+    assert (ends[0], ends[-1], len(ends)) == (T - 55 * DAY, T + DAY, DAYS + 1)
+    assert stage.counters()["beyond_ring"] == 1
 
 
 def test_a_late_row_is_not_counted_or_not_named_late() -> None:
@@ -122,11 +129,11 @@ def test_an_idle_source_holds_a_day_open_or_an_active_one_does_not() -> None:
     log = Log().control(("orders", 0, SourceState.ACTIVE, T), ("orders", 1, SourceState.ACTIVE, NO_WATERMARK))
     log.events(order(A, T)).control(("orders", 0, SourceState.ACTIVE, T + DAY))
     assert rows_of(run(log, SHOP)[1], "closes") == []
-    log.control(("orders", 1, SourceState.IDLE, NO_WATERMARK))  # the first value opens the day that holds it
+    log.control(("orders", 1, SourceState.IDLE, NO_WATERMARK))  # the first value opens the day of the first order
     log.control(("orders", 0, SourceState.ACTIVE, T + 2 * DAY))
-    assert [c["end"] for c in rows_of(run(log, SHOP)[1], "closes")] == [T + 2 * DAY]
+    assert [c["end"] for c in rows_of(run(log, SHOP)[1], "closes")] == [T + DAY, T + 2 * DAY]
     log.control(("orders", 0, SourceState.IDLE, T + 3 * DAY))  # all idle: the furthest counts
-    assert [c["end"] for c in rows_of(run(log, SHOP)[1], "closes")] == [T + 2 * DAY, T + 3 * DAY]
+    assert [c["end"] for c in rows_of(run(log, SHOP)[1], "closes")] == [T + DAY, T + 2 * DAY, T + 3 * DAY]
 
 
 def test_platforms_close_together_or_only_where_they_have_products() -> None:
@@ -339,7 +346,7 @@ def test_a_platform_added_later_never_opens() -> None:
     stage.restore(run(first, SHOP)[0].snapshot())
     later = first.events(order("rome:a", T + HOUR)).watermark(T + DAY).messages[2:]
     outputs = stage.fold(later)
-    assert [w["product"] for w in rows_of(outputs, "windows") if w["kind"] == WindowKind.CLOSE] == [A]
+    assert {w["product"] for w in rows_of(outputs, "windows") if w["kind"] == WindowKind.CLOSE} == {A, "rome:a"}
     outputs = stage.fold(first.watermark(T + 2 * DAY).messages[-1:])
     assert {w["product"] for w in rows_of(outputs, "windows")} == {A, "rome:a"}
 
