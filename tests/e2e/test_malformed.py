@@ -6,6 +6,7 @@ import base64
 import io
 import itertools
 import json
+import zlib
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,7 @@ def _image(number: int, content: bytes) -> Event:
     return {
         "platform": "shop",
         "product_id": f"p{number % 7}",
-        "image_id": f"i{number}",
+        "image_id": f"i{number}-{zlib.crc32(content)}",
         "kind": "image",
         "captured_at": T + number,
         "content_type": "image/png",
