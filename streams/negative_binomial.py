@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from scipy import special  # not scipy.stats: it takes every worker seconds to import
+from scipy import special  # scipy.stats takes every worker seconds to import: only where nothing else will do
 
 Floats = npt.NDArray[np.float64]
 MAX_R = 1e8  # beyond it the mixture is a Poisson to float precision
@@ -37,8 +37,16 @@ def pmf(k: npt.ArrayLike, mean: npt.ArrayLike, r: npt.ArrayLike) -> Floats:
 def quantile(q: npt.ArrayLike, mean: npt.ArrayLike, r: npt.ArrayLike) -> Floats:
     """Smallest integer k with P(Y <= k) >= q."""
     n, p = _shape(mean, r)
-    level = np.asarray(q, np.float64)
-    k = np.maximum(np.ceil(special.nbdtrik(level, n, p)), 0.0)
+    level, n, p = np.broadcast_arrays(np.asarray(q, np.float64), n, p)
+    with np.errstate(invalid="ignore"):
+        k = np.maximum(np.ceil(special.nbdtrik(level, n, p)), 0.0)
+    k = np.where(cdf(0.0, mean, r) >= level, 0.0, k)  # where the mean is next to nothing, the inverse is not a number
     # The inverse is a float's width off at times: the definition has the last word.
     k = np.where(cdf(k - 1, mean, r) >= level, k - 1, k)
-    return np.asarray(np.where(cdf(k, mean, r) < level, k + 1, k), np.float64)
+    k = np.where(cdf(k, mean, r) < level, k + 1, k)
+    unknown = np.isnan(k)
+    if unknown.any():
+        from scipy import stats
+
+        k[unknown] = stats.nbinom.ppf(level[unknown], n[unknown], p[unknown])
+    return np.asarray(k, np.float64)
