@@ -11,14 +11,13 @@ from deploy import pipeline
 from deploy.report import RunReport, write_report
 from deploy.results import TOPICS, Results
 from deploy.settings import Settings
-from deploy.sink import TOPICS as READ_TOPICS
 from deploy.sources import Source
 from deploy.summary import Observation, Run, summarise
 from deploy.training import before, start_history, train_bundle, with_pictures
 from model.registry import Bundle
 from model.train import Progress as TrainProgress
 from model.train import TrainConfig
-from streams.signals.read_model import ReadModel
+from streams.signals.read_model import READ_TOPICS, ReadModel
 from streams.stage import Message
 
 BROKER = "in-process"

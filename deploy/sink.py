@@ -9,10 +9,8 @@ from typing import Any
 from confluent_kafka import OFFSET_BEGINNING, TopicPartition
 
 from streams import kafka
-from streams.signals.read_model import ReadModel
+from streams.signals.read_model import READ_TOPICS, ReadModel
 from streams.stage import Message
-
-TOPICS = ("trend.scores", "signals.inventory", "signals.ads")
 
 
 def run_sink(bootstrap: str, read_model: ReadModel, stop: Callable[[], bool], interval_s: float = 0.2) -> None:
@@ -24,7 +22,7 @@ def run_sink(bootstrap: str, read_model: ReadModel, stop: Callable[[], bool], in
         consumer.assign(
             [
                 TopicPartition(topic, p, positions.get((topic, p), OFFSET_BEGINNING))
-                for topic in TOPICS
+                for topic in READ_TOPICS
                 for p in range(counts.get(topic, 0))
             ]
         )

