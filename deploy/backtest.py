@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from deploy import pipeline
@@ -14,22 +11,13 @@ from deploy.settings import Settings
 from deploy.sources import Source
 from deploy.summary import Observation, Run, summarise
 from deploy.training import before, start_history, train_bundle, with_pictures
+from deploy.watch import Watch, timed
 from model.registry import Bundle
-from model.train import Progress as TrainProgress
 from model.train import TrainConfig
 from streams.signals.read_model import READ_TOPICS, ReadModel
 from streams.stage import Message
 
 BROKER = "in-process"
-
-
-@dataclass(frozen=True)
-class Watch:
-    """What a backtest tells while it works: the part it begins, events done in it, steps of training."""
-
-    part: Callable[[str, int], None]  # name, number of steps (0: not known)
-    done: Callable[[int], None]
-    trained: TrainProgress | None = None
 
 
 def backtest(
@@ -46,20 +34,18 @@ def backtest(
     settings = with_pictures(settings, source)
     observed = Observation(Results(since=until))
     seconds: dict[str, float] = {}
-    timer = _Timer(seconds)
 
     watch.part("reading the data and the encoders", 0)
-    total = source.estimate
-    history = start_history(source, settings, until)
-    timer.lap("set_up")
-
+    with timed(seconds, "set_up"):
+        total = source.estimate
+        history = start_history(source, settings, until)
     watch.part("folding the history into windows", total)
-    fed = history.feed(observed.watch(before(source, until)), watch.done)
-    timer.lap("history")
+    with timed(seconds, "history"):
+        fed = history.feed(observed.watch(before(source, until)), watch.done)
     if bundle is None:
         watch.part("training the network", 0)
-        bundle, _ = train_bundle(history, settings, config, watch.trained)
-    timer.lap("training")
+        with timed(seconds, "training"):
+            bundle, _ = train_bundle(history, settings, config, watch.trained)
 
     watch.part("streaming the rest through the whole loop", max(total - fed, 1))
     runner = history.loop.runner
@@ -90,10 +76,10 @@ def backtest(
 
     runner.on_output = take
     streamed = (event for event in observed.watch(source) if event.at >= until)
-    history.feed(streamed, watch.done)
-    history.loop.settle(settings.idle_ms)
-    read_model.apply(waiting)
-    timer.lap("stream")
+    with timed(seconds, "stream"):
+        history.feed(streamed, watch.done)
+        history.loop.settle(settings.idle_ms)
+        read_model.apply(waiting)
 
     run = Run(
         broker=BROKER,
@@ -108,14 +94,3 @@ def backtest(
     write_report(report, folder)
     observed.results.write_predictions(folder / "predictions.parquet")
     return report
-
-
-class _Timer:
-    def __init__(self, seconds: dict[str, float]) -> None:
-        self._seconds = seconds
-        self._last = time.monotonic()
-
-    def lap(self, name: str) -> None:
-        now = time.monotonic()
-        self._seconds[name] = now - self._last
-        self._last = now

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deploy import pipeline
-from deploy.backtest import Watch, backtest
+from deploy.backtest import backtest
 from deploy.errors import DeployError
 from deploy.following import CloseFollower, ScoreFollower, order_latencies, stage_counters, wait_for
 from deploy.local_kafka import VERSION, LocalKafka, find_java
@@ -31,6 +31,7 @@ from deploy.sources.replayer import KafkaSink, Pace, Replayed, Replayer
 from deploy.summary import Observation, Run, percentiles, summarise
 from deploy.topics import create_topics
 from deploy.training import before, start_history, train_bundle
+from deploy.watch import Watch, timed
 from model.registry import newest
 from model.train import TrainConfig
 from streams import kafka
@@ -88,13 +89,12 @@ def run_demo(settings: Settings, folder: Path, watch: Watch, config: DemoConfig)
 def _on_kafka(
     settings: Settings, bootstrap: str, name: str, folder: Path, watch: Watch, config: DemoConfig
 ) -> RunReport:
-    kafka.require_broker(bootstrap)
     _require_empty(bootstrap)
     create_topics(bootstrap, settings.partitions)
     seconds: dict[str, float] = {}
     observed = Observation(Results(since=_instant(config.train_until)))
 
-    with _timed(seconds, "training"):
+    with timed(seconds, "training"):
         _train(settings, watch, config)
     for part in folder.glob("read-model.db*"):
         part.unlink()
@@ -106,19 +106,19 @@ def _on_kafka(
     pending: list[PlatformEvent] = []
     total = stream.estimate
     with _workers(settings, bootstrap, folder) as workers, CloseFollower(bootstrap, settings.partitions) as closes:
-        with _timed(seconds, "stream"):
+        with timed(seconds, "stream"):
             watch.part(f"streaming {total:,} events through {name} and all workers", _days(warm_from, config))
             fast = _play(_until(events, live_from, pending), bootstrap, Pace())
             first = _instant(warm_from)
             _await(fast, closes, lambda: _tell(workers, closes, first, watch), config)
-        with _timed(seconds, "live"), ScoreFollower(bootstrap) as scores:
+        with timed(seconds, "live"), ScoreFollower(bootstrap) as scores:
             watch.part(f"the last days at {config.live_rate:g} events a second, to measure latency", 0)
             since = int(time.time() * 1000)
             slow = _play(iter([*pending, *events]), bootstrap, Pace(rate=config.live_rate))
             _await(slow, closes, lambda: _tell(workers, closes, first, watch), config)
             time.sleep(settings.live_interval_ms / 1000 + 1.0)  # the last live windows
     watch.part("reading back what lies in the topics", 0)
-    with _timed(seconds, "report"):
+    with timed(seconds, "report"):
         latencies = order_latencies(bootstrap, since, scores)
         for topic in (*TOPICS, "model.heads", "model.events"):
             observed.take(kafka.read(bootstrap, topic))
@@ -238,10 +238,3 @@ def _days(first: dt.date, config: DemoConfig) -> int:
 def _instant(date: dt.date) -> int:
     calendar = COMPLETE_JOURNEY.calendar
     return calendar.start(calendar.index(date))
-
-
-@contextmanager
-def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
-    start = time.monotonic()
-    yield
-    seconds[name] = time.monotonic() - start

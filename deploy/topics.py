@@ -46,7 +46,7 @@ def create_topics(bootstrap: str, partitions: int, timeout_s: float = 30.0) -> l
 
     Raises TopicError when one is there with another number of partitions: records would go to the wrong task.
     """
-    there = _counts(bootstrap, timeout_s)
+    there = partition_counts(bootstrap, timeout_s)
     missing = []
     for topic in topics(partitions):
         found = there.get(topic.name)
@@ -66,7 +66,7 @@ def create_topics(bootstrap: str, partitions: int, timeout_s: float = 30.0) -> l
 
 def describe_topics(bootstrap: str, timeout_s: float = 10.0) -> list[TopicState]:
     """Every topic of the table, in its order."""
-    there = _counts(bootstrap, timeout_s)
+    there = partition_counts(bootstrap, timeout_s)
     held = {name: there[name] for name in TOPICS if name in there}
     ranges = _offsets(_admin(bootstrap), held, timeout_s)
     states = []
@@ -89,7 +89,7 @@ def read_topic(
 
     Raises TopicError for a topic or partition that is not there.
     """
-    count = _counts(bootstrap, timeout_s).get(name)
+    count = partition_counts(bootstrap, timeout_s).get(name)
     if count is None:
         raise TopicError(f"topic {name} is not on {bootstrap}; see `trendstream topics list`")
     if partition is not None and not 0 <= partition < count:
@@ -127,7 +127,7 @@ def _wait_usable(admin: AdminClient, bootstrap: str, wanted: dict[str, int], tim
     deadline = time.monotonic() + timeout_s
     while True:
         try:
-            if wanted.items() <= _counts(bootstrap, timeout_s).items():
+            if wanted.items() <= partition_counts(bootstrap, timeout_s).items():
                 _offsets(admin, wanted, timeout_s)
                 return
         except BrokerError:
@@ -152,15 +152,6 @@ def _offsets(admin: AdminClient, counts: dict[str, int], timeout_s: float) -> di
         return {place: (int(first[place].result().offset), int(end[place].result().offset)) for place in first}
     except KafkaException as error:
         raise BrokerError(f"offsets of topics {', '.join(counts)}: {error.args[0].str()}") from error
-
-
-def _counts(bootstrap: str, timeout_s: float) -> dict[str, int]:
-    try:
-        return partition_counts(bootstrap, timeout_s)
-    except BrokerError as error:
-        raise BrokerError(
-            f"{error}; start one with `trendstream broker start`, or set TRENDSTREAM_BOOTSTRAP"
-        ) from error
 
 
 def _admin(bootstrap: str) -> AdminClient:

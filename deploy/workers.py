@@ -71,7 +71,7 @@ def runner_config(settings: Settings, bootstrap: str) -> RunnerConfig:
 
 def run_worker(name: str, settings: Settings, bootstrap: str, stop: Stopper) -> int:
     """Blocks until SIGTERM; the exit code. Raises an error of the package's trees when it cannot go on."""
-    kafka.require_broker(bootstrap)
+    kafka.partition_counts(bootstrap)  # no broker: said before models are loaded
     for line in cautions(settings):
         _LOG.warning(line)
     spec = _SPECS[name](settings)
@@ -86,7 +86,7 @@ def run_worker(name: str, settings: Settings, bootstrap: str, stop: Stopper) -> 
 
 def run_encoder(kind: str, settings: Settings, bootstrap: str, stop: Stopper) -> int:
     """The text or image encoder on Faust; blocks until SIGTERM."""
-    kafka.require_broker(bootstrap)
+    kafka.partition_counts(bootstrap)  # no broker: said before models are loaded
     from featurizers import agents  # brings Faust
 
     config = agents.AgentConfig(bootstrap, settings.partitions, settings.slot)

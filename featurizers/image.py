@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,9 @@ from PIL import Image
 
 from featurizers.device import torch_device, torch_dtype, weights_hash
 from featurizers.efficientnet import ARCHITECTURE, packaged_weights, read_weights
-from featurizers.encoding import ImageConfig, ImageStage, Seal, VectorCache
+from featurizers.encoding import ImageConfig
 from featurizers.errors import EncoderError
-from featurizers.projection import Floats, projection_for
-from streams.stage import TaskKey
+from featurizers.projection import Floats
 
 
 class ImageEncoder:
@@ -51,16 +50,6 @@ class ImageEncoder:
             batch = torch.from_numpy(part).to(self._device, self._dtype, memory_format=torch.channels_last)
             vectors[start : start + len(part)] = self._model(batch).float().cpu().numpy()
         return vectors
-
-
-def image_stages(
-    config: ImageConfig, seal: Seal, encoder: ImageEncoder | None = None
-) -> Callable[[TaskKey], ImageStage]:
-    """Makes the stages of a worker's partitions, which share one model and one cache. Raises EncoderError."""
-    shared = encoder or ImageEncoder(config)
-    projection = projection_for(shared.dimensions, config.projection)
-    cache = VectorCache(config.cache_size)
-    return lambda task: ImageStage(shared, projection, cache, seal, config)
 
 
 def _load(name: str, timm: Any) -> Any:

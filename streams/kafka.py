@@ -84,23 +84,15 @@ def message(record: Any) -> Message:
     )
 
 
-def require_broker(bootstrap: str, timeout: float = 10.0) -> None:
-    """Raises BrokerError unless the broker answers."""
+def partition_counts(bootstrap: str, timeout: float = 10.0) -> dict[str, int]:
+    """Topics that exist, with their number of partitions. Raises BrokerError where no broker answers."""
     try:
-        AdminClient({"bootstrap.servers": bootstrap, "log_level": 0}).list_topics(timeout=timeout)
+        listed = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0}).list_topics(timeout=timeout).topics
     except KafkaException as error:
         raise BrokerError(
             f"no Kafka answers at {bootstrap!r} ({error.args[0].str()}); start one with `trendstream broker start`, "
             "or set TRENDSTREAM_BOOTSTRAP"
         ) from error
-
-
-def partition_counts(bootstrap: str, timeout: float = 10.0) -> dict[str, int]:
-    """Topics that exist, with their number of partitions."""
-    try:
-        listed = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0}).list_topics(timeout=timeout).topics
-    except KafkaException as error:
-        raise BrokerError(f"no Kafka answers at {bootstrap!r}: {error.args[0].str()}") from error
     return {name: len(t.partitions) for name, t in listed.items() if not name.startswith("__")}
 
 

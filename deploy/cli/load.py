@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import datetime as dt
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from deploy.brokers import find_bootstrap
+from deploy.cli.progress import show_parts
 from deploy.errors import ConfigurationError
 from deploy.settings import load_settings
 
@@ -40,8 +37,6 @@ Bootstrap = Annotated[
 From = Annotated[str | None, typer.Option("--from", metavar="DATE", help="First day to play, such as 2017-04-01.")]
 Until = Annotated[str | None, typer.Option("--until", metavar="DATE", help="Day before which to stop.")]
 Folder = Annotated[Path, typer.Argument(metavar="DIR")]
-
-_LINE_SECONDS = 5.0  # between two lines of progress where there is no terminal
 
 
 @load.command("files")
@@ -107,11 +102,13 @@ def replay(source: Source, rate: float | None, speed: float | None, bootstrap: s
     partitions = kafka.partition_counts(address)
     console = Console(stderr=True)
     description = source.description
-    console.print(f"{description['name']}: {source.estimate:,} events to {address}", highlight=False)
     for part in _listed(description.get("simulated")):
         console.print(f"  simulated: {part}", highlight=False)
-    with show_progress(source.estimate, console) as advance:
-        played = Replayer(source, KafkaSink(address), partitions, pace).run(advance)
+    with show_parts(console) as watch:
+        watch.part(f"{description['name']} to {address}", source.estimate)
+        played = Replayer(source, KafkaSink(address), partitions, pace).run(
+            lambda count, at: watch.done(count, f"{_day(at)}  ")
+        )
     for topic, count in played.produced.items():
         sys.stdout.write(f"{topic}\t{count}\n")
     console.print(
@@ -123,37 +120,6 @@ def replay(source: Source, rate: float | None, speed: float | None, bootstrap: s
             sys.stderr.write(f"trendstream: not delivered: {error}\n")
         sys.stderr.write(f"trendstream: {sum(played.failed.values()):,} events were not delivered\n")
         raise SystemExit(1)
-
-
-@contextmanager
-def show_progress(total: int, console: Console) -> Iterator[Callable[[int, int], None]]:
-    """A bar with an estimate on a terminal, a plain line now and then otherwise."""
-    if console.is_terminal:
-        bar = Progress(
-            TextColumn("{task.fields[day]}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=console,
-        )
-        with bar:
-            task = bar.add_task("load", total=total, day="")
-            yield lambda done, at: bar.update(task, completed=done, day=_day(at))
-        return
-    begin = said = time.monotonic()
-
-    def say(done: int, at: int) -> None:
-        nonlocal said
-        now = time.monotonic()
-        if now - said < _LINE_SECONDS or not done:
-            return
-        said = now
-        left = (now - begin) / done * max(total - done, 0)
-        console.print(f"{_day(at)}  {done:,} of {total:,} events, about {left:.0f} s left", highlight=False)
-
-    yield say
 
 
 def _day(at: int) -> str:

@@ -57,12 +57,20 @@ def _hash_spec(refuses: str) -> StageSpec:
 
 
 def _real_image_spec() -> StageSpec:
-    from featurizers.image import image_stages
+    from featurizers.encoding import ImageStage
+    from featurizers.image import ImageEncoder
 
     def seal(identifier: str, original: bytes) -> str:
         return f"{identifier}:{original.hex()}"
 
-    return StageSpec("image-encoder", ("trend.images",), image_stages(ImageConfig(), seal), stateful=False)
+    config, encoder = ImageConfig(), ImageEncoder()
+    projection, cache = random_projection(encoder.dimensions), VectorCache(100)
+    return StageSpec(
+        "image-encoder",
+        ("trend.images",),
+        lambda task: ImageStage(encoder, projection, cache, seal, config),
+        stateful=False,
+    )
 
 
 SPECS: dict[str, Callable[[], StageSpec]] = {
