@@ -139,7 +139,7 @@ class Runner:
                 self._commit_if_due()
         except KafkaException as error:
             cause = error.args[0]
-            if cause.fatal():
+            if _is_fatal(cause):
                 raise
             if not (cause.txn_requires_abort() or cause.retriable() or self._in_transaction):
                 raise
@@ -168,7 +168,7 @@ class Runner:
             elif error.code() == KafkaError._PARTITION_EOF:
                 if task is not None:
                     task.caught_up = True
-            elif error.fatal() or not (error.retriable() or error.code() in _PASSING):
+            elif _is_fatal(error) or not (error.retriable() or error.code() in _PASSING):
                 raise KafkaException(error)
         now = int(time.time() * 1000)
         for key in sorted(by_task):
@@ -345,7 +345,7 @@ class Runner:
         try:
             self._commit(snapshots=False)
         except KafkaException as error:
-            if error.args[0].fatal():
+            if _is_fatal(error.args[0]):
                 raise
             self._abort(error.args[0].str())
         self._tasks.clear()
@@ -468,12 +468,18 @@ class Runner:
                 self._spec.versioned[record.topic()].put(kafka.message(record))
             elif error.code() == KafkaError._PARTITION_EOF:
                 ended.add((record.topic(), record.partition()))
-            elif error.fatal():
+            elif _is_fatal(error):
                 raise KafkaException(error)
         return ended
 
 
 _PASSING = {KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._RESOLVE, KafkaError._TIMED_OUT}
+_FENCED = {KafkaError._FATAL, KafkaError._FENCED, KafkaError.FENCED_INSTANCE_ID}
+
+
+def _is_fatal(error: Any) -> bool:
+    # A consumer says only once that it was fenced, and that error's own flag is not set.
+    return bool(error.fatal()) or error.code() in _FENCED
 
 
 def _progress_key(stage: str, task: TaskKey) -> bytes:
