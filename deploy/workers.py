@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Sequence
 
@@ -11,10 +10,8 @@ import structlog
 from deploy import pipeline
 from deploy.lifecycle import Stopper
 from deploy.settings import Settings, cautions
-from deploy.sink import run_sink
 from streams import kafka
 from streams.runner import Runner, RunnerConfig
-from streams.signals.read_model import ReadModel
 from streams.stage import StageSpec, TaskKey
 
 _LOG = structlog.get_logger()
@@ -79,7 +76,9 @@ def run_worker(name: str, settings: Settings, bootstrap: str, stop: Stopper) -> 
     if name != "signals":
         runner.run()
         return 0
-    with _Sink(settings, bootstrap, stop) as sink:
+    from deploy.sink import ReadModelSink  # brings SQLAlchemy
+
+    with ReadModelSink(settings.database_url, bootstrap, stop) as sink:
         runner.run()
     return sink.code
 
@@ -102,32 +101,3 @@ _SPECS: dict[str, Callable[[Settings], StageSpec]] = {
     "learner": lambda settings: pipeline.learner_spec(settings, pipeline.current_bundle(settings)),
     "signals": pipeline.signals_spec,
 }
-
-
-class _Sink:
-    """The read model's consumer beside the signals stage, in a thread; its failure ends the worker."""
-
-    def __init__(self, settings: Settings, bootstrap: str, stop: Stopper) -> None:
-        self.code = 0
-        self._model = ReadModel(settings.database_url)
-        self._bootstrap = bootstrap
-        self._stop = stop
-        self._thread = threading.Thread(target=self._run, name="read-model")
-
-    def _run(self) -> None:
-        try:
-            run_sink(self._bootstrap, self._model, self._stop)
-        except Exception as error:
-            _LOG.error("the read model cannot go on", error=str(error))
-            self.code = 1
-            self._stop.ask()
-
-    def __enter__(self) -> _Sink:
-        self._model.migrate()
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.ask()
-        self._thread.join(30)
-        self._model.close()

@@ -9,12 +9,16 @@ from pathlib import Path
 
 import pytest
 
-os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports a hub client: tests use packaged models alone
+# Before anything is imported: tests use packaged models alone, and two cores are shared by many processes.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["OMP_NUM_THREADS"] = "1"
 
 from deploy.local_kafka import LocalKafka
+from deploy.supervisor import OF_ALL, import_for_workers
 from deploy.topics import create_topics
 
 ROOT = Path(__file__).resolve().parent.parent
+import_for_workers((*OF_ALL, "tests.integration.test_agents"))
 JARS = ROOT / "build" / "kafka" / "jars"
 NO_JAVA = "no Java on the PATH: tests on the real Kafka broker are left out (they need Java 17 and Maven)"
 

@@ -3,42 +3,35 @@
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from deploy.following import stage_counters
+from deploy.supervisor import start_worker
 from streams import kafka
 from streams.stage import Message
 
-ROOT = Path(__file__).parents[2]
 ENCODERS = ("text", "image")
 
 
 @dataclass
 class Workers:
-    """Worker processes by name: `ingest`, `windows`, …, and `text`, `image` for the encoders."""
+    """Worker processes by name: `ingest`, `windows`, …, `text` and `image` for the encoders, or `all`."""
 
     bootstrap: str
     folder: Path
     settings: dict[str, str] = field(default_factory=dict)
-    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    processes: dict[str, BaseProcess] = field(default_factory=dict)
 
     def start(self, *names: str) -> None:
         for name in names:
             arguments = ["features", "--encoder", name] if name in ENCODERS else [name]
-            with (self.folder / f"{name}.log").open("ab") as log:
-                self.processes[name] = subprocess.Popen(
-                    [sys.executable, "-m", "deploy.cli", "worker", *arguments],
-                    cwd=ROOT,
-                    env=self.environment(),
-                    stderr=log,
-                )
+            log = self.folder / f"{name}.log"
+            self.processes[name] = start_worker(arguments, self.environment(), log)
 
     def environment(self) -> dict[str, str]:
         return {
@@ -46,27 +39,27 @@ class Workers:
             "TRENDSTREAM_BOOTSTRAP": self.bootstrap,
             "TRENDSTREAM_MODEL_DIR": str(self.folder / "models"),
             "TRENDSTREAM_DATABASE_URL": f"sqlite:///{self.folder / 'read-model.db'}",
-            "OMP_NUM_THREADS": "1",
             **self.settings,
         }
 
     def kill(self, name: str) -> None:
         self.processes[name].kill()
-        self.processes[name].wait(20)
+        self.processes[name].join(20)
 
-    def stop(self) -> dict[str, int]:
-        """Ask all to end; exit codes by name."""
+    def stop(self) -> dict[str, int | None]:
+        """Ask all to end; exit codes by name, None for one that goes on."""
         for process in self.processes.values():
-            if process.poll() is None:
-                process.send_signal(signal.SIGTERM)
-        return {name: process.wait(60) for name, process in self.processes.items()}
+            process.terminate()
+        for process in self.processes.values():
+            process.join(60)
+        return {name: process.exitcode for name, process in self.processes.items()}
 
     def check(self) -> None:
         """Fail with the log of a worker that has ended by itself."""
         for name, process in self.processes.items():
-            if process.poll() is not None:
+            if not process.is_alive():
                 log = (self.folder / f"{name}.log").read_text()[-3_000:]
-                raise AssertionError(f"worker {name} ended with {process.returncode}:\n{log}")
+                raise AssertionError(f"worker {name} ended with {process.exitcode}:\n{log}")
 
     def wait_until(self, done: Callable[[], bool], what: str, timeout: float = 180.0) -> None:
         deadline = time.monotonic() + timeout
@@ -102,10 +95,7 @@ def running(bootstrap: str, folder: Path, **settings: str) -> Iterator[Workers]:
         yield workers
     finally:
         for process in workers.processes.values():
-            if process.poll() is None:
-                process.terminate()
+            process.terminate()
         for process in workers.processes.values():
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
+            process.join(20)
+            process.kill()

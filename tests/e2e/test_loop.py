@@ -1,7 +1,7 @@
 """The whole loop on real Kafka, with all workers as processes, on a span of the Olist sample and its photos.
 
-One run is left in peace; in the other the windows worker, the inference worker and the text encoder are killed in
-mid-run and started again. Both must hold the same promises.
+One run is left in peace, started by `worker all`; in the other the windows worker, the inference worker and the text
+encoder are killed in mid-run and started again. Both must hold the same promises.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Finished:
     produced: dict[str, int]
     counters: dict[str, dict[str, int]]
     topics: dict[str, dict[int, list[Message]]]
-    codes: dict[str, int]
+    codes: dict[str, int | None]
 
 
 def _network(folder: Path) -> None:
@@ -110,7 +110,8 @@ def finished(
             running(broker.bootstrap, folder, **options) as workers,
             CloseFollower(broker.bootstrap, PARTITIONS) as closes,
         ):
-            workers.start(*ALL)
+            # In peace as on-call engineers start them, by one command; killed can be only what was started alone.
+            workers.start(*(ALL if request.param == "with kills" else ("all",)))
             events = iter(source)
             if request.param == "with kills":
                 events = _disturb(workers, events)
@@ -148,7 +149,7 @@ def finished(
 
 
 def test_no_worker_ends_by_itself_or_badly(finished: Finished) -> None:
-    assert finished.codes == dict.fromkeys(ALL, 0)
+    assert set(finished.codes.values()) == {0}
 
 
 def test_every_platform_event_is_accepted_repeated_or_dead(finished: Finished) -> None:

@@ -96,13 +96,10 @@ class Workers:
     def __init__(self, bootstrap: str) -> None:
         self.bootstrap = bootstrap
         self._started: list[Any] = []
-        # Forked from a process that has imported everything: seconds less for each.
-        self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["featurizers.agents", "tests.integration.test_agents"])
         self._begin = {t: [end for _, end in kafka.end_offsets(bootstrap, t)] for t in ("trend.events", "trend.dlq")}
 
     def start(self, kind: str, slot: int = 0) -> Any:
-        worker = self._context.Process(target=main, args=(self.bootstrap, kind, slot))
+        worker = multiprocessing.get_context("forkserver").Process(target=main, args=(self.bootstrap, kind, slot))
         worker.start()
         self._started.append(worker)
         return worker
