@@ -35,7 +35,7 @@ demo: setup kafka  ## the main job on real sales; build/demo/report.html
 	@$(BIN)/trendstream demo
 
 test: setup kafka  ## all tests; those on the broker only where there is a Java
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 3 --dist loadscope --no-loadscope-reorder
 
 check: lint types layers test  ## what the build machine runs
 
