@@ -21,10 +21,11 @@ $(BIN)/uv:
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 
-# Exactly what the lock file names, then this repository on top; a changed lock or pyproject does it again.
+# Exactly what the lock file names, then this repository on top; a changed lock or pyproject does it again. Compiled here:
+# where Python may not write its byte code, every process would compile torch and timm again, ten seconds each.
 $(VENV)/.ready: requirements.lock pyproject.toml | $(BIN)/uv
 	@echo "setting up $(VENV) (some minutes the first time)"
-	@VIRTUAL_ENV=$(CURDIR)/$(VENV) $(UV) pip install --quiet --no-deps -r requirements.lock
+	@VIRTUAL_ENV=$(CURDIR)/$(VENV) $(UV) pip install --quiet --no-deps --compile-bytecode -r requirements.lock
 	@VIRTUAL_ENV=$(CURDIR)/$(VENV) $(UV) pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
