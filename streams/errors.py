@@ -13,6 +13,10 @@ class SnapshotError(StreamsError):
     """A snapshot is missing a part, or a part is not what its manifest says."""
 
 
+class PoisonError(StreamsError):
+    """A record of a stage's input that its fold cannot take."""
+
+
 class BrokerError(StreamsError):
     """The broker could not be reached, or refused."""
 

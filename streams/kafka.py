@@ -37,6 +37,7 @@ def consumer(bootstrap: str, group: str, instance: str = "", wait_ms: int = 50) 
         "heartbeat.interval.ms": 1_000,
         "partition.assignment.strategy": "range",
         "allow.auto.create.topics": False,
+        "topic.metadata.refresh.interval.ms": 10_000,  # how soon a partition that the platform adds is noticed
     }
     if instance:
         settings["group.instance.id"] = instance

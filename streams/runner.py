@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -16,13 +17,15 @@ from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, TopicP
 
 from streams import kafka
 from streams.codecs import decode_json, encode_json
-from streams.errors import BrokerError, SnapshotError
-from streams.records import Progress, SnapshotManifest
+from streams.errors import BrokerError, PoisonError, SnapshotError, StreamsError
+from streams.records import Progress, Skip, SnapshotManifest
 from streams.snapshots import TOPIC as SNAPSHOTS
 from streams.snapshots import SnapshotReader, drop, ladder, snapshot_partition, take
 from streams.stage import Clock, Message, Output, Stage, StageSpec, TaskKey, TaskStatus
+from streams.topics import PLATFORM_TOPICS, TOPICS
 
 PROGRESS = "trend.progress"
+SKIPS = "trend.skips"
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,8 @@ class Observer(Protocol):
 
     def aborted(self, stage: str, reason: str) -> None: ...
 
+    def warned(self, stage: str, message: str) -> None: ...
+
 
 class Silent:
     def assigned(self, stage: str, tasks: Sequence[TaskKey]) -> None:
@@ -60,6 +65,9 @@ class Silent:
         return None
 
     def aborted(self, stage: str, reason: str) -> None:
+        return None
+
+    def warned(self, stage: str, message: str) -> None:
         return None
 
 
@@ -95,6 +103,7 @@ class Runner:
         self._observer: Observer = observer or Silent()
         self._tasks: dict[TaskKey, _Task] = {}
         self._paused: set[TaskKey] = set()
+        self._skips: set[tuple[str, int, int]] = set()  # topic, partition and offset of records to pass over
         self._clock: Clock | None = spec.clock() if spec.clock else None
         self._in_transaction = False
         self._records = self._outputs = 0
@@ -108,11 +117,13 @@ class Runner:
     # -- life ---------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Blocks until `stop()`; raises BrokerError on an error that this process cannot mend."""
+        """Blocks until `stop()`; raises BrokerError on an error that this process cannot mend, PoisonError on a record
+        that the stage cannot fold, SnapshotError where its state cannot be made again."""
         counts = kafka.partition_counts(self._config.bootstrap)
         missing = [t for t in (*self._spec.inputs, *self._spec.versioned) if t not in counts]
         if missing:
             raise BrokerError(f"topics {missing} do not exist; `trendstream topics create` makes them")
+        self._require_known([(topic, counts[topic] - 1) for topic in self._spec.inputs])
         try:
             self._producer.init_transactions(30)
             self._start_versioned()
@@ -182,7 +193,7 @@ class Runner:
                 self._fold(task, messages)
             return
         for position, message in enumerate(messages):
-            if task.waiting or not task.stage.ready(message):
+            if task.waiting or not self._ready(task, message):
                 if not task.waiting:
                     task.waiting_since = time.monotonic()
                     self._consumer.pause([TopicPartition(*key)])
@@ -199,7 +210,7 @@ class Runner:
                 continue
             while task.waiting:
                 waited = (time.monotonic() - task.waiting_since) * 1000
-                if not task.stage.ready(task.waiting[0]) and waited < self._spec.ready_timeout_ms:
+                if not self._ready(task, task.waiting[0]) and waited < self._spec.ready_timeout_ms:
                     break
                 self._fold(task, [task.waiting.popleft()])
                 task.waiting_since = time.monotonic()
@@ -210,12 +221,41 @@ class Runner:
                 self._consumer.resume([TopicPartition(*key)])
         return held
 
+    def _ready(self, task: _Task, message: Message) -> bool:
+        with self._at([message]):
+            return _place(message) in self._skips or task.stage.ready(message)
+
     def _fold(self, task: _Task, messages: list[Message]) -> None:
-        outputs = task.stage.fold(messages)
+        with self._at(messages):
+            outputs = task.stage.fold(self._without_skips(messages))
         task.position = messages[-1].offset + 1
         task.dirty = True
         self._records += len(messages)
         self._publish(outputs)
+
+    def _without_skips(self, messages: list[Message]) -> list[Message]:
+        if not self._skips:
+            return messages
+        kept = [m for m in messages if _place(m) not in self._skips]
+        for message in messages:
+            if _place(message) in self._skips:
+                self._observer.warned(self._spec.name, f"passed over {_named(message)}, as trend.skips says")
+        return kept
+
+    @contextmanager
+    def _at(self, messages: list[Message]) -> Iterator[None]:
+        """Name the record at which the stage's own code failed, and the way past it."""
+        try:
+            yield
+        except Exception as error:
+            what = str(error) if isinstance(error, StreamsError) else f"{type(error).__name__}: {error}"
+            first, last = messages[0], messages[-1]
+            until = f" to {last.offset}" if last is not first else ""
+            raise PoisonError(
+                f"{self._spec.name} cannot fold {_named(first)}{until}: {what}. See it with `trendstream topics cat "
+                f"{first.topic} --partition {first.partition} --offset {first.offset}`; go past it with `trendstream "
+                f"topics skip {self._spec.name} {first.topic} {first.partition} {first.offset} --reason …`"
+            ) from error
 
     def _publish(self, outputs: Sequence[Output]) -> None:
         if outputs and not self._in_transaction:
@@ -244,7 +284,11 @@ class Runner:
     # -- commit -------------------------------------------------------------------------------------------------
 
     def _dirty(self) -> bool:
-        return self._in_transaction or any(t.dirty for t in self._tasks.values())
+        return self._in_transaction or any(t.dirty or self._snapshot_due(t) for t in self._tasks.values())
+
+    def _snapshot_due(self, task: _Task) -> bool:
+        waits = task.position > max(task.snapshot_offset, 0)
+        return self._chunks is not None and waits and time.monotonic() >= task.snapshot_due
 
     def _commit_if_due(self) -> None:
         if time.monotonic() - self._last_commit >= self._config.commit_interval_ms / 1000:
@@ -309,11 +353,11 @@ class Runner:
 
     def _snapshot_chunks(self) -> list[tuple[_Task, Any]]:
         assert self._chunks is not None
-        now, taken = time.monotonic(), []
+        taken = []
         for key, task in self._tasks.items():
-            if now < task.snapshot_due or task.position <= max(task.snapshot_offset, 0):
+            if not self._snapshot_due(task):
                 continue
-            task.snapshot_due = now + self._config.snapshot_interval_ms / 1000
+            task.snapshot_due = time.monotonic() + self._config.snapshot_interval_ms / 1000
             snapshot = take(
                 self._spec.name,
                 key,
@@ -353,12 +397,24 @@ class Runner:
 
     def _own(self, keys: list[TaskKey]) -> None:
         """Build, restore and assign these tasks, in place of all that was owned."""
+        self._require_known(keys)
         self._tasks = self._restore(sorted(keys))
         self._paused = set()
         if self._clock is not None:
             self._clock = self._spec.clock() if self._spec.clock else None
         self._consumer.assign([TopicPartition(*key, task.position) for key, task in self._tasks.items()])
         self._observer.assigned(self._spec.name, list(self._tasks))
+
+    def _require_known(self, keys: Sequence[TaskKey]) -> None:
+        """Refuse partitions that our own topics were not made with; one more of the platform's is one more source."""
+        for topic, partition in keys:
+            made = TOPICS[topic].partitions or self._config.partitions
+            if topic not in PLATFORM_TOPICS and partition >= made:
+                raise BrokerError(
+                    f"{self._spec.name}: {topic} has a partition {partition}, but was made with {made} "
+                    "(TRENDSTREAM_PARTITIONS): a product's records would lie in two logs. Make the topics anew with "
+                    "the number that is wanted, and replay the platform's into them"
+                )
 
     def _reset(self, reason: str) -> None:
         self._abort(reason)
@@ -376,6 +432,8 @@ class Runner:
     def _restore(self, keys: list[TaskKey]) -> dict[TaskKey, _Task]:
         if not keys:
             return {}
+        skips = (decode_json(m.value, Skip) for m in kafka.read(self._config.bootstrap, SKIPS) if m.value is not None)
+        self._skips = {(s.topic, s.partition, s.offset) for s in skips if s.stage == self._spec.name}
         committed = self._consumer.committed([TopicPartition(*k) for k in keys], timeout=30)
         offsets = {(p.topic, p.partition): p.offset for p in committed}
         if self._spec.stateful:
@@ -394,25 +452,49 @@ class Runner:
 
     def _restore_task(self, key: TaskKey, committed: int, snapshots: SnapshotReader) -> _Task:
         started = time.monotonic()
-        stage = self._spec.make(key)
         first = self._first(key)
-        found = snapshots.newest(key, committed) if committed >= 0 else None
-        if found is not None:
-            stage.restore(found[1])
-        begin = found[0].offset if found else first
+        stage, taken = self._from_snapshot(key, committed, snapshots)
+        begin = taken.offset if taken else first
         if committed > begin:
-            if begin < first:
+            if begin < first or (taken is None and first > 0):
+                found = f"usable snapshot ends at offset {begin}" if taken else "snapshot can be used"
                 raise SnapshotError(
-                    f"{self._spec.name}: the newest snapshot of {key[0]}/{key[1]} ends at offset {begin}, but the "
-                    f"input is kept only from {first}; lengthen the retention of {key[0]}, or take snapshots more often"
+                    f"{self._spec.name}: of {key[0]}/{key[1]} {'the newest' if taken else 'no'} {found}, but its "
+                    f"records are kept only from {first}: the state cannot be made again. Put trend.snapshots back from "
+                    f"a copy, or reset the group trendstream.{self._spec.name} to {first} to begin anew with what is "
+                    f"kept; to prevent it, lengthen the retention of {key[0]} or take snapshots more often"
+                )
+            if taken is None:
+                self._observer.warned(
+                    self._spec.name,
+                    f"{key[0]}/{key[1]} has no usable snapshot: its {committed - first} offsets are folded again "
+                    "from the first; if it ran for long before, trend.snapshots was emptied",
                 )
             self._refold(stage, key, begin, committed)
         task = self._task(stage, committed if committed >= 0 else begin)
         task.manifests = snapshots.manifests(key)
-        task.snapshot_offset = begin if found else -1
+        task.snapshot_offset = begin if taken else -1
         task.snapshot_due = time.monotonic() + self._config.snapshot_interval_ms / 1000
         self._observer.restored(self._spec.name, key, begin, task.position, time.monotonic() - started)
         return task
+
+    def _from_snapshot(
+        self, key: TaskKey, committed: int, snapshots: SnapshotReader
+    ) -> tuple[Stage, SnapshotManifest | None]:
+        """The stage as of the newest snapshot that can be used; a fresh one where none can."""
+        for manifest, blobs in snapshots.before(key, committed):
+            stage = self._spec.make(key)
+            why = "a chunk is missing or broken"
+            if blobs is not None:
+                try:
+                    stage.restore(blobs)
+                    return stage, manifest
+                except SnapshotError as error:
+                    why = str(error)
+            self._observer.warned(
+                self._spec.name, f"the snapshot of {key[0]}/{key[1]} at offset {manifest.offset} is passed over: {why}"
+            )
+        return self._spec.make(key), None
 
     def _refold(self, stage: Stage, key: TaskKey, begin: int, end: int) -> None:
         """Fold the input in [begin, end) again, for its state alone: its outputs are published already."""
@@ -422,10 +504,12 @@ class Runner:
                 break
             batch.append(message)
             if len(batch) >= (self._config.max_poll if self._spec.batched else 1):
-                stage.fold(batch)
+                with self._at(batch):
+                    stage.fold(self._without_skips(batch))
                 batch = []
         if batch:
-            stage.fold(batch)
+            with self._at(batch):
+                stage.fold(self._without_skips(batch))
 
     def _task(self, stage: Stage, position: int) -> _Task:
         return _Task(stage, position, last_input_at=int(time.time() * 1000))
@@ -484,3 +568,11 @@ def _is_fatal(error: Any) -> bool:
 
 def _progress_key(stage: str, task: TaskKey) -> bytes:
     return f"{stage}/{task[0]}/{task[1]}".encode()
+
+
+def _place(message: Message) -> tuple[str, int, int]:
+    return message.topic, message.partition, message.offset
+
+
+def _named(message: Message) -> str:
+    return f"{message.topic}/{message.partition} offset {message.offset}"
