@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -88,7 +88,7 @@ class _Task:
 
 
 class Runner:
-    """Runs one stage until told to stop. One thread; everything happens in `run`."""
+    """Runs one stage until told to stop. One thread; everything happens in `run`, turn by turn."""
 
     def __init__(
         self,
@@ -119,6 +119,11 @@ class Runner:
     def run(self) -> None:
         """Blocks until `stop()`; raises BrokerError on an error that this process cannot mend, PoisonError on a record
         that the stage cannot fold, SnapshotError where its state cannot be made again."""
+        for _ in self.turns():
+            pass
+
+    def turns(self) -> Iterator[None]:
+        """`run`, one step at a time: the simulation of schedules decides what happens between two of them."""
         counts = kafka.partition_counts(self._config.bootstrap)
         missing = [t for t in (*self._spec.inputs, *self._spec.versioned) if t not in counts]
         if missing:
@@ -130,10 +135,14 @@ class Runner:
             self._consumer.subscribe(list(self._spec.inputs), on_assign=self._assign, on_revoke=self._revoke)
             while not self._stop():
                 self._step()
+                yield
             self._finish()
         except KafkaException as error:
             raise BrokerError(f"{self._spec.name}: {error.args[0].str()} ({error.args[0].name()})") from error
         finally:
+            # Closing revokes, and a revocation commits: never what a failed step has left half done.
+            self._tasks.clear()
+            self._in_transaction = False
             self._consumer.close()
             if self._versioned is not None:
                 self._versioned.close()
@@ -157,8 +166,8 @@ class Runner:
             self._reset(cause.str())
 
     def _finish(self) -> None:
-        for task in self._tasks.values():
-            task.snapshot_due = 0.0  # a clean end leaves nothing to fold again
+        for task in self._tasks.values():  # a clean end leaves nothing to fold again
+            task.snapshot_due = 0.0
         self._commit(snapshots=True)
 
     # -- input --------------------------------------------------------------------------------------------------
@@ -441,7 +450,7 @@ class Runner:
             wanted = {snapshot_partition(self._spec.name, k, self._config.partitions) for k in keys}
             snapshots.put(kafka.read(self._config.bootstrap, SNAPSHOTS, sorted(wanted)))
             return {k: self._restore_task(k, offsets[k], snapshots) for k in keys}
-        states = self._progress_states(keys)
+        states = self._progress_states({k: offset for k, offset in offsets.items() if offset >= 0})
         tasks = {}
         for key in keys:
             stage = self._spec.make(key)
@@ -517,13 +526,25 @@ class Runner:
     def _first(self, key: TaskKey) -> int:
         return int(self._consumer.get_watermark_offsets(TopicPartition(*key), timeout=30)[0])
 
-    def _progress_states(self, keys: list[TaskKey]) -> dict[TaskKey, Progress]:
-        wanted = {_progress_key(self._spec.name, k): k for k in keys}
-        found: dict[TaskKey, Progress] = {}
-        for message in kafka.read(self._config.bootstrap, PROGRESS):
-            if message.key in wanted and message.value is not None:
-                found[wanted[message.key]] = decode_json(message.value, Progress)
-        return found
+    def _progress_states(self, offsets: Mapping[TaskKey, int]) -> dict[TaskKey, Progress]:
+        """The progress of each task at its committed offset. All tasks of all stages share one partition, so another
+        worker's open transaction may hide it; an older one would not belong to the offset: wait for it."""
+        wanted = {_progress_key(self._spec.name, k): k for k in offsets}
+        deadline = time.monotonic() + 60
+        while True:
+            found: dict[TaskKey, Progress] = {}
+            for message in kafka.read(self._config.bootstrap, PROGRESS):
+                if message.key in wanted and message.value is not None:
+                    found[wanted[message.key]] = decode_json(message.value, Progress)
+            behind = [k for k, offset in offsets.items() if k not in found or found[k].offset != offset]
+            if not behind:
+                return found
+            if time.monotonic() > deadline:
+                raise BrokerError(
+                    f"{self._spec.name}: {PROGRESS} does not hold the state of {behind} at the committed offsets "
+                    f"{[offsets[k] for k in behind]} within 60 s; were the offsets of the group set by hand?"
+                )
+            time.sleep(0.1)
 
     # -- versioned data -----------------------------------------------------------------------------------------
 

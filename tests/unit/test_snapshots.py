@@ -27,7 +27,13 @@ def _newest(reader: SnapshotReader, before: int) -> tuple[SnapshotManifest, dict
     return next(((manifest, blobs) for manifest, blobs in reader.before(TASK, before) if blobs is not None), None)
 
 
-@given(st.dictionaries(st.sampled_from(["a", "rings", "z"]), st.binary(max_size=50), max_size=3))
+@given(
+    st.dictionaries(
+        st.sampled_from(["a", "rings", "platform-0/rings", "platform-1/rings", "platform-1/events/7"]),
+        st.binary(max_size=50),
+        max_size=3,
+    )
+)
 def test_blobs_come_back_as_they_went(blobs: dict[str, bytes]) -> None:
     found = _newest(_reader(take("windows", TASK, 17, blobs, 5, 4)), 17)
     assert found is not None
