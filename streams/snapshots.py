@@ -122,9 +122,11 @@ class SnapshotReader:
 
     def _blobs(self, manifest: SnapshotManifest) -> dict[str, bytes] | None:
         parts: dict[str, list[bytes]] = {}
+        base = f"{_prefix(manifest.stage, (manifest.topic, manifest.partition))}/{manifest.offset:020d}/"
         for chunk in manifest.chunks:
             piece = self._chunks.get(chunk.key)
             if piece is None or hashlib.sha256(piece).hexdigest() != chunk.sha256:
                 return None
-            parts.setdefault(chunk.key.rsplit("/", 2)[1], []).append(piece)
+            name = chunk.key.removeprefix(base).rpartition("/")[0]  # which may hold slashes of its own
+            parts.setdefault(name, []).append(piece)
         return {name: b"".join(pieces) for name, pieces in parts.items()}

@@ -23,7 +23,7 @@ def _reader(*snapshots: Snapshot) -> SnapshotReader:
     return reader
 
 
-@given(st.dictionaries(st.sampled_from(["a", "rings", "z"]), st.binary(max_size=50), max_size=3))
+@given(st.dictionaries(st.sampled_from(["a", "a/rings", "b/rings", "z"]), st.binary(max_size=50), max_size=3))
 def test_blobs_come_back_as_they_went(blobs: dict[str, bytes]) -> None:
     found = _reader(take("windows", TASK, 17, blobs, 5, 4)).newest(TASK, 17)
     assert found is not None
