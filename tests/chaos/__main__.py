@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -65,6 +66,7 @@ def main(given: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"chaos: {reason}\n")
         return 1
     import_for_workers(OF_ALL)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that workers and brokers are ended
     from tests.chaos.driver import Plan, Run
     from tests.chaos.telling import table
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from tests.e2e.running import Workers
 
+GIVES_UP_AFTER = 5  # ends of one worker without a reason
 FENCED_WITHIN_S = 60.0  # a zombie that was woken
 ENDS_WITHIN_S = 60.0  # a worker that was asked to
 
@@ -53,6 +54,8 @@ class Fleet(Workers):
         for name, process in list(self.processes.items()):
             if not process.is_alive():
                 self._note(name, process, self.log(name), asked=False)
+                wrong = [e for e in self.endings if e.worker == name and not e.is_explained()]
+                assert len(wrong) < GIVES_UP_AFTER, f"{name} ends again and again: {wrong[-1]}"
                 self.start(name)
 
     def wait(self, seconds: float) -> None:
