@@ -8,7 +8,7 @@ UV := $(BIN)/python -m uv
 SOURCES := streams featurizers model deploy tests
 
 .DEFAULT_GOAL := help
-.PHONY: help setup kafka demo test check lint types layers format contracts lock clean
+.PHONY: help setup kafka demo test chaos check lint types layers format contracts lock clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -37,6 +37,9 @@ demo: setup kafka  ## the main job on real sales; build/demo/report.html
 
 test: setup kafka  ## all tests; those on the broker only where there is a Java
 	@$(BIN)/python -m pytest -n 3 --dist loadscope --no-loadscope-reorder
+
+chaos: setup kafka  ## 50 disturbances of a running system on three brokers, then the checks; CHAOS="--seed 7" for others
+	@$(BIN)/python -m tests.chaos $(CHAOS)
 
 check: lint types layers test  ## what the build machine runs
 

@@ -21,6 +21,10 @@ class BrokerError(StreamsError):
     """The broker could not be reached, or refused."""
 
 
+class UnreachableError(BrokerError):
+    """No broker answered in time: the same may go well in a moment."""
+
+
 class ConfigurationError(StreamsError):
     """A setting makes no sense; nothing was started."""
 

@@ -10,7 +10,7 @@ from typing import Any
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from streams.errors import BrokerError
+from streams.errors import BrokerError, UnreachableError
 from streams.stage import Message
 
 _LOG = logging.getLogger("streams.librdkafka")
@@ -86,11 +86,11 @@ def message(record: Any) -> Message:
 
 
 def partition_counts(bootstrap: str, timeout: float = 10.0) -> dict[str, int]:
-    """Topics that exist, with their number of partitions. Raises BrokerError where no broker answers."""
+    """Topics that exist, with their number of partitions. Raises UnreachableError where no broker answers."""
     try:
         listed = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0}).list_topics(timeout=timeout).topics
     except KafkaException as error:
-        raise BrokerError(
+        raise UnreachableError(
             f"no Kafka answers at {bootstrap!r} ({error.args[0].str()}); start one with `trendstream broker start`, "
             "or set TRENDSTREAM_BOOTSTRAP"
         ) from error
@@ -118,7 +118,7 @@ def read(
 ) -> Iterator[Message]:
     """Every committed record that lies in a topic now, partition by partition as they arrive, then stop.
 
-    `start` gives first offsets by partition. Stops at each partition's end; raises BrokerError when nothing
+    `start` gives first offsets by partition. Stops at each partition's end; raises UnreachableError when nothing
     arrives for `timeout` seconds.
     """
     count = partition_counts(bootstrap).get(topic)
@@ -140,8 +140,8 @@ def read(
                 elif error.code() == KafkaError._PARTITION_EOF:
                     open_partitions.discard(record.partition())
                 else:
-                    raise BrokerError(f"reading {topic}: {error.str()}")
+                    raise UnreachableError(f"reading {topic}: {error.str()}")
             if time.monotonic() - last > timeout:
-                raise BrokerError(f"reading {topic}: nothing arrived for {timeout:g} s from {bootstrap}")
+                raise UnreachableError(f"reading {topic}: nothing arrived for {timeout:g} s from {bootstrap}")
     finally:
         reader.close()

@@ -1,7 +1,8 @@
 """A stage on Kafka: consume, fold, and commit outputs, offsets and snapshot manifests in one transaction.
 
 The order of a commit is written once, in `Runner._commit`. Any abort throws away the state of every owned partition and
-restores it: state is never ahead of its offsets. A fatal error (a fenced zombie) ends the process.
+restores it: state is never ahead of its offsets. A fatal error (a fenced zombie) ends the process; an error that passes
+(a broker is away) is worth another try, for as long as `RunnerConfig.patience_ms` says.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, TopicP
 
 from streams import kafka
 from streams.codecs import decode_json, encode_json
-from streams.errors import BrokerError, PoisonError, SnapshotError, StreamsError
+from streams.errors import BrokerError, PoisonError, SnapshotError, StreamsError, UnreachableError
 from streams.records import Progress, Skip, SnapshotManifest
 from streams.snapshots import TOPIC as SNAPSHOTS
 from streams.snapshots import SnapshotReader, drop, ladder, snapshot_partition, take
@@ -38,6 +39,7 @@ class RunnerConfig:
     snapshot_interval_ms: int = 30_000
     transaction_timeout_ms: int = 10_000
     max_poll: int = 2_000  # records of one poll
+    patience_ms: int = 120_000  # with errors that pass, before the process ends
 
 
 class Observer(Protocol):
@@ -106,6 +108,10 @@ class Runner:
         self._skips: set[tuple[str, int, int]] = set()  # topic, partition and offset of records to pass over
         self._clock: Clock | None = spec.clock() if spec.clock else None
         self._in_transaction = False
+        self._abort_due = ""  # why the open transaction has to go
+        self._restore_due: list[TaskKey] | None = None  # tasks that are ours, and have no state yet
+        self._fatal: KafkaException | None = None  # raised in a callback
+        self._failing_since: float | None = None
         self._records = self._outputs = 0
         self._last_commit = self._last_tick = 0.0
         name = f"trendstream.{spec.name}"
@@ -140,35 +146,73 @@ class Runner:
         except KafkaException as error:
             raise BrokerError(f"{self._spec.name}: {error.args[0].str()} ({error.args[0].name()})") from error
         finally:
-            # Closing revokes, and a revocation commits: never what a failed step has left half done.
-            self._tasks.clear()
-            self._in_transaction = False
+            self._tasks.clear()  # closing revokes, and that would commit: never what a failed step has left half done
+            self._abort_due = self._abort_due or "the worker ends"
             self._consumer.close()
             if self._versioned is not None:
                 self._versioned.close()
 
     def _step(self) -> None:
-        self._poll_versioned(0.0)
         try:
+            self._poll_versioned(0.0)
             polled = self._poll()
+            self._mend()
             held = self._release()
             self._tick()
             if held or not polled:  # others wait for what is done: say it now
                 self._commit(snapshots=True)
             else:
                 self._commit_if_due()
+            self._failing_since = None
         except KafkaException as error:
             cause = error.args[0]
-            if _is_fatal(cause):
-                raise
-            if not (cause.txn_requires_abort() or cause.retriable() or self._in_transaction):
+            if not self._passes(cause):
                 raise
             self._reset(cause.str())
+        except UnreachableError as error:
+            if not self._has_patience():
+                raise
+            self._reset(str(error))
+
+    def _passes(self, cause: Any) -> bool:
+        """Whether an abort and another try may help."""
+        if _is_fatal(cause):
+            return False
+        passing = cause.txn_requires_abort() or cause.retriable() or cause.code() in _PASSING
+        return (passing or self._in_transaction) and self._has_patience()
+
+    def _has_patience(self) -> bool:
+        self._failing_since = self._failing_since or time.monotonic()
+        return time.monotonic() - self._failing_since < self._config.patience_ms / 1000
+
+    def _reset(self, reason: str) -> None:
+        """Throw away what is not committed; `_mend` restores it. May be called again before it has."""
+        self._abort_due = reason
+        if self._restore_due is None:
+            self._restore_due = list(self._tasks)
+        self._tasks.clear()
+        time.sleep(0.1)  # what failed at once is not asked again at once
+
+    def _mend(self) -> None:
+        """What an error or a rebalance has left to do."""
+        if self._fatal is not None:
+            raise self._fatal
+        if self._abort_due:
+            self._abort(self._abort_due)
+            self._abort_due = ""
+        if self._restore_due is not None:
+            self._own(self._restore_due)
+            self._restore_due = None
 
     def _finish(self) -> None:
-        for task in self._tasks.values():  # a clean end leaves nothing to fold again
-            task.snapshot_due = 0.0
-        self._commit(snapshots=True)
+        for task in self._tasks.values():
+            task.snapshot_due = 0.0  # a clean end leaves nothing to fold again
+        try:
+            self._commit(snapshots=True)
+        except KafkaException as error:
+            if not self._passes(error.args[0]):
+                raise
+            self._observer.aborted(self._spec.name, error.args[0].str())  # whoever comes next folds it again
 
     # -- input --------------------------------------------------------------------------------------------------
 
@@ -307,7 +351,7 @@ class Runner:
         """The one place where anything becomes true."""
         started = time.monotonic()
         self._last_commit = started
-        if not self._dirty():
+        if self._abort_due or not self._dirty():  # what waits for its abort is not whole
             return
         # 1. The transaction is open already if the fold has published; else open it for the offsets.
         if not self._in_transaction:
@@ -391,16 +435,21 @@ class Runner:
 
     # -- ownership ----------------------------------------------------------------------------------------------
 
+    # Callbacks run inside of the consumer's poll, which garbles what is raised in them: nothing is. What may fail waits
+    # for `_mend`.
+
     def _assign(self, _: Any, partitions: list[TopicPartition]) -> None:
-        self._own([(p.topic, p.partition) for p in partitions])
+        self._restore_due = [(p.topic, p.partition) for p in partitions]
+        self._consumer.assign([])
 
     def _revoke(self, _: Any, partitions: list[TopicPartition]) -> None:
         try:
             self._commit(snapshots=False)
         except KafkaException as error:
+            self._abort_due = error.args[0].str()
             if _is_fatal(error.args[0]):
-                raise
-            self._abort(error.args[0].str())
+                self._fatal = error
+        self._restore_due = None
         self._tasks.clear()
         self._paused.clear()
 
@@ -424,10 +473,6 @@ class Runner:
                     "(TRENDSTREAM_PARTITIONS): a product's records would lie in two logs. Make the topics anew with "
                     "the number that is wanted, and replay the platform's into them"
                 )
-
-    def _reset(self, reason: str) -> None:
-        self._abort(reason)
-        self._own(list(self._tasks))
 
     def _abort(self, reason: str) -> None:
         self._observer.aborted(self._spec.name, reason)
@@ -469,8 +514,8 @@ class Runner:
                 found = f"usable snapshot ends at offset {begin}" if taken else "snapshot can be used"
                 raise SnapshotError(
                     f"{self._spec.name}: of {key[0]}/{key[1]} {'the newest' if taken else 'no'} {found}, but its "
-                    f"records are kept only from {first}: the state cannot be made again. Put trend.snapshots back from "
-                    f"a copy, or reset the group trendstream.{self._spec.name} to {first} to begin anew with what is "
+                    f"records are kept only from {first}: the state cannot be made again. Put trend.snapshots back "
+                    f"from a copy, or reset the group trendstream.{self._spec.name} to {first} to begin anew with what is "
                     f"kept; to prevent it, lengthen the retention of {key[0]} or take snapshots more often"
                 )
             if taken is None:
@@ -578,7 +623,23 @@ class Runner:
         return ended
 
 
-_PASSING = {KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._RESOLVE, KafkaError._TIMED_OUT}
+# While a broker is away and its partitions and groups find another one.
+_PASSING = {
+    KafkaError._TRANSPORT,
+    KafkaError._ALL_BROKERS_DOWN,
+    KafkaError._RESOLVE,
+    KafkaError._TIMED_OUT,
+    KafkaError._WAIT_COORD,
+    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+    KafkaError.COORDINATOR_NOT_AVAILABLE,
+    KafkaError.NOT_COORDINATOR,
+    KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+    KafkaError.OFFSET_NOT_AVAILABLE,
+    KafkaError.REQUEST_TIMED_OUT,
+    KafkaError.UNKNOWN_TOPIC_OR_PART,  # of a broker that is just back: that all topics are there was asked before
+    KafkaError.UNSTABLE_OFFSET_COMMIT,
+}
 _FENCED = {KafkaError._FATAL, KafkaError._FENCED, KafkaError.FENCED_INSTANCE_ID}
 
 

@@ -9,9 +9,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from deploy.sources import OLIST
-from streams.codecs import decode, decode_json
-from streams.records import CHANNELS, DAYS, WINDOWS, DeadLetter, WindowKind
+from streams.codecs import decode_json
+from streams.records import DeadLetter
 from streams.stage import Message
+from tests.e2e.contract import units_of_days
 
 Topic = Mapping[int, Sequence[Message]]  # by partition
 Units = dict[tuple[str, int], int]  # by product and local day
@@ -45,32 +46,10 @@ def check_units(orders: Topic, letters: Topic, windows: Topic) -> int:
                 placed[(product, day)] = placed.get((product, day), 0) + line["quantity"]
             else:
                 cancelled.add(product)
-    found = units_in(windows)
+    found = units_of_days(windows, OLIST.calendar)
     expected = {key: units for key, units in placed.items() if key[0] not in cancelled}
     assert len(expected) > 0.9 * len(placed)
     assert {key: units for key, units in found.items() if key[0] not in cancelled} == expected
     for key, units in found.items():
         assert 0 <= units <= placed.get(key, 0)
     return lines
-
-
-def units_in(windows: Topic) -> Units:
-    """Units as the newest window that holds the day says."""
-    found: Units = {}
-    channel = CHANNELS.index("units")
-    for message in itertools.chain.from_iterable(windows.values()):
-        rows = decode(message.value or b"")
-        if rows.record is not WINDOWS:
-            continue
-        grids = rows["day"].reshape(-1, len(CHANNELS), DAYS)[:, channel]
-        following = OLIST.calendar.day(rows["end"])
-        products = rows["product"]
-        row, back = np.nonzero(grids)
-        for i, day, units in zip(
-            row.tolist(), (following[row] - DAYS + back).tolist(), grids[row, back].tolist(), strict=True
-        ):
-            found[(products[i], day)] = units
-        open_units = rows["open"][:, channel]
-        for i in np.flatnonzero((rows["kind"] == WindowKind.LIVE) & (open_units != 0)).tolist():
-            found[(products[i], int(following[i]))] = int(open_units[i])
-    return found
