@@ -515,8 +515,8 @@ class Runner:
                 raise SnapshotError(
                     f"{self._spec.name}: of {key[0]}/{key[1]} {'the newest' if taken else 'no'} {found}, but its "
                     f"records are kept only from {first}: the state cannot be made again. Put trend.snapshots back "
-                    f"from a copy, or reset the group trendstream.{self._spec.name} to {first} to begin anew with what is "
-                    f"kept; to prevent it, lengthen the retention of {key[0]} or take snapshots more often"
+                    f"from a copy, or reset the group trendstream.{self._spec.name} to {first} to begin anew with what "
+                    f"is kept; to prevent it, lengthen the retention of {key[0]} or take snapshots more often"
                 )
             if taken is None:
                 self._observer.warned(
