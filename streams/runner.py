@@ -460,7 +460,9 @@ class Runner:
         self._paused = set()
         if self._clock is not None:
             self._clock = self._spec.clock() if self._spec.clock else None
-        self._consumer.assign([TopicPartition(*key, task.position) for key, task in self._tasks.items()])
+        partitions = [TopicPartition(*key, task.position) for key, task in self._tasks.items()]
+        self._consumer.assign(partitions)
+        self._consumer.resume(partitions)  # a pause outlives an assignment, and its reason is gone with the old state
         self._observer.assigned(self._spec.name, list(self._tasks))
 
     def _require_known(self, keys: Sequence[TaskKey]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import logging
 import shutil
 import time
 from collections.abc import Callable
@@ -12,9 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from deploy.errors import DeployError
 from deploy.following import CloseFollower, _Follower
 from deploy.settings import Settings, load_settings, variable
 from deploy.topics import create_topics
+from streams.errors import StreamsError
 from streams.stage import Message
 from tests.chaos.checks import CHECKS, Finished, finished
 from tests.chaos.cluster import Cluster
@@ -87,10 +90,11 @@ class Run:
         shutil.rmtree(self._folder, ignore_errors=True)
         self._folder.mkdir(parents=True)
         report = Report(plan=vars(self._plan))
+        logging.getLogger("streams.librdkafka").setLevel(logging.CRITICAL)  # brokers that are away are no news here
         began = time.monotonic()
         try:
             self._execute(report)
-        except AssertionError as error:
+        except (AssertionError, DeployError, StreamsError) as error:
             report.checks["the run comes to its end"] = str(error)
         report.seconds = round(time.monotonic() - began, 1)
         (self._folder / "report.json").write_text(json.dumps(vars(report), indent=1) + "\n")

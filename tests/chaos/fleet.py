@@ -119,7 +119,9 @@ class Fleet(Workers):
 
 
 def kind_of(ending: Ending) -> str:
-    """What endings have in common: numbers, addresses and quoted things left out."""
+    """What endings have in common: numbers and addresses left out."""
+    if ending.code == 0:
+        return "code 0, after SIGTERM" if ending.asked else "code 0, unasked"
     told = re.sub(r"127\.0\.0\.1:\d+|\d+(\.\d+)?", "…", ending.why)
     return f"code {ending.code}: {told[:160]}"
 
