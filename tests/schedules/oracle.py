@@ -66,6 +66,19 @@ class Windows:
         while self.start(self.open + ONE) <= self._watermark:
             self._close()
 
+    @property
+    def parked(self) -> int:
+        return len(self._parked)
+
+    def sum(self, product: str, channel: str, days_ago: int) -> int:
+        """Of one day before the open one; 0 is the open day itself."""
+        assert self.open is not None
+        return self._sums.get((product, channel, self.open - days_ago * ONE), 0)
+
+    def closed_days(self, product: str) -> dict[str, dict[int, int]]:
+        """Sums that are not zero, by channel and days ago."""
+        return {c: {d: n for d in range(1, 57) if (n := self.sum(product, c, d))} for c in CHANNELS}
+
     def day(self, at: int) -> dt.date:
         return dt.datetime.fromtimestamp(at / 1000, self._zone).date()
 
@@ -106,8 +119,7 @@ class Windows:
         active = [p for p, last in self._last.items() if last > self.start(self.open - RING)]
         self._closed[self.open] = active
         for product in active:
-            ago = {c: {d: self._sums.get((product, c, self.open - d * ONE), 0) for d in range(1, 57)} for c in CHANNELS}
-            self.closes[product, end] = {c: {d: n for d, n in days.items() if n} for c, days in ago.items()}
+            self.closes[product, end] = self.closed_days(product)
         self._unpark()
 
 
