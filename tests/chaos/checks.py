@@ -14,6 +14,7 @@ from model.registry import Bundle
 from streams import kafka
 from streams.codecs import decode, decode_json
 from streams.records import TEXTS, VECTORS, ArrowRecord, DeadLetter, Score
+from streams.signals.read_model import ReadModel
 from streams.stage import Message
 from streams.topics import PLATFORM_TOPICS
 from tests.chaos.fleet import Ending
@@ -150,6 +151,21 @@ def _vectors(run: Finished) -> None:
     assert used == len(texts), f"{len(texts)} texts, {used} vectors used"
 
 
+def _read_model(run: Finished) -> None:
+    newest: dict[str, int] = {}
+    for score in (decode_json(m.value or b"", Score) for m in run.messages("trend.scores")):
+        newest[score.product_id] = max(newest.get(score.product_id, 0), score.window_end)
+    read_model = ReadModel(run.settings.database_url)
+    try:
+        for product, end in newest.items():
+            view = read_model.product("shop", product)
+            assert view is not None, f"{product} has scores and is not in the read model"
+            assert view.score is not None, f"{product} has no score in the read model"
+            assert view.score.window_end == end, f"{product}: the read model holds {view.score.window_end}, not {end}"
+    finally:
+        read_model.close()
+
+
 CHECKS: dict[str, Callable[[Finished], None]] = {
     "workers end only with a reason that they tell": _endings,
     "produced = accepted + repeated + dead": _counted,
@@ -158,4 +174,5 @@ CHECKS: dict[str, Callable[[Finished], None]] = {
     "units per product and day are what was sold": _units,
     "no score and no head twice": _scores,
     "every text has its vector, used once": _vectors,
+    "the read model holds every product's newest score": _read_model,
 }
