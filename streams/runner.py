@@ -226,9 +226,12 @@ class Runner:
             error = record.error()
             task = self._tasks.get((record.topic(), record.partition()))
             if error is None:
-                if task is not None and record.offset() >= task.position:  # else revoked since, or read again
+                # Else revoked since, or read again: a rebalance within this poll may give a partition back.
+                if task is not None and record.offset() >= task.position:
                     task.caught_up = False
-                    by_task.setdefault((record.topic(), record.partition()), []).append(kafka.message(record))
+                    messages = by_task.setdefault((record.topic(), record.partition()), [])
+                    if not messages or record.offset() > messages[-1].offset:
+                        messages.append(kafka.message(record))
             elif error.code() == KafkaError._PARTITION_EOF:
                 if task is not None:
                     task.caught_up = True

@@ -119,7 +119,6 @@ class _Place:
 
     partition: Partition
     position: int
-    paused: bool = False
     told_end: int = -1  # position at which the end was last reported
 
 
@@ -129,6 +128,7 @@ class Consumer:
         self._name, self._instance = group, instance
         self._group: Group | None = None
         self._places: dict[TaskKey, _Place] = {}
+        self._paused: set[TaskKey] = set()  # librdkafka keeps it over a new assignment
         self._generation = -1
         self._owned: list[TaskKey] = []
         self._callbacks: tuple[Any, Any] = (None, None)
@@ -166,13 +166,11 @@ class Consumer:
 
     @_call
     def pause(self, partitions: Sequence[TopicPartition]) -> None:
-        for p in partitions:
-            self._places[p.topic, p.partition].paused = True
+        self._paused |= {(p.topic, p.partition) for p in partitions}
 
     @_call
     def resume(self, partitions: Sequence[TopicPartition]) -> None:
-        for p in partitions:
-            self._places[p.topic, p.partition].paused = False
+        self._paused -= {(p.topic, p.partition) for p in partitions}
 
     @_call
     def committed(self, partitions: Sequence[TopicPartition], timeout: float) -> list[TopicPartition]:
@@ -214,7 +212,7 @@ class Consumer:
             self.process.random.shuffle(keys)
         for key in keys:
             place = self._places[key]
-            if place.paused:
+            if key in self._paused:
                 continue
             records: list[Record] = []
             if limit > len(found):

@@ -36,7 +36,7 @@ _COMMIT_CALLS = (
     "commit_transaction",
     "commit_transaction",
 )
-_OTHER_CALLS = ("any", "any", "assign", "committed", "init_transactions", "poll", "abort_transaction")
+_OTHER_CALLS = ("any", "any", "assign", "committed", "init_transactions", "poll", "consume", "abort_transaction")
 _FAILURES = (
     ("send_offsets_to_transaction", "abort"),
     ("send_offsets_to_transaction", "retry"),
