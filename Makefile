@@ -8,7 +8,7 @@ UV := $(BIN)/python -m uv
 SOURCES := streams featurizers model deploy tests
 
 .DEFAULT_GOAL := help
-.PHONY: help setup kafka demo test chaos check lint types layers format contracts lock clean
+.PHONY: help setup kafka demo test bench chaos check lint types layers format contracts lock clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -40,6 +40,9 @@ test: setup kafka  ## all tests; those on the broker only where there is a Java
 
 chaos: setup kafka  ## 50 disturbances of a running system on three brokers, then the checks; CHAOS="--seed 7" for others
 	@$(BIN)/python -m tests.chaos $(CHAOS)
+
+bench: setup kafka  ## trendstream beside its peers on a local Kafka; build/bench/engine.json
+	@$(BIN)/python -m tests.bench $(BENCH)
 
 check: lint types layers test  ## what the build machine runs
 

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from operator import lt
 from typing import Any, Protocol
 
 from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, TopicPartition
@@ -221,32 +222,35 @@ class Runner:
         if first is None:
             return 0
         records: list[Any] = [first, *self._consumer.consume(self._config.max_poll - 1, 0.0)]
-        by_task: dict[TaskKey, list[Message]] = {}
-        for record in records:
+        by_task: dict[TaskKey, list[Any]] = {}
+        for key, failed, run in kafka.runs(records):
+            task = self._tasks.get(key)
+            if failed:
+                self._note(task, run)
+            elif task is not None:
+                task.caught_up = False
+                mine = by_task.setdefault(key, [])
+                past = mine[-1].offset() if mine else task.position - 1
+                mine += _beyond(past, run)
+        now = int(time.time() * 1000)
+        for key in sorted(key for key, mine in by_task.items() if mine):
+            self._tasks[key].last_input_at = now
+            self._take(key, self._tasks[key], kafka.Polled(by_task[key]))
+        return sum(map(len, by_task.values()))
+
+    def _note(self, task: _Task | None, errors: list[Any]) -> None:
+        """The end of a partition; raises what is neither that nor passing."""
+        for record in errors:
             error = record.error()
-            task = self._tasks.get((record.topic(), record.partition()))
-            if error is None:
-                # Else revoked since, or read again: a rebalance within this poll may give a partition back.
-                if task is not None and record.offset() >= task.position:
-                    task.caught_up = False
-                    messages = by_task.setdefault((record.topic(), record.partition()), [])
-                    if not messages or record.offset() > messages[-1].offset:
-                        messages.append(kafka.message(record))
-            elif error.code() == KafkaError._PARTITION_EOF:
+            if error.code() == KafkaError._PARTITION_EOF:
                 if task is not None:
                     task.caught_up = True
             elif _is_fatal(error) or not (error.retriable() or error.code() in _PASSING):
                 raise KafkaException(error)
-        now = int(time.time() * 1000)
-        for key in sorted(by_task):
-            self._tasks[key].last_input_at = now
-            self._take(key, self._tasks[key], by_task[key])
-        return sum(map(len, by_task.values()))
 
-    def _take(self, key: TaskKey, task: _Task, messages: list[Message]) -> None:
+    def _take(self, key: TaskKey, task: _Task, messages: Sequence[Message]) -> None:
         if self._spec.batched:
-            if messages:
-                self._fold(task, messages)
+            self._fold(task, messages)
             return
         for position, message in enumerate(messages):
             if task.waiting or not self._ready(task, message):
@@ -281,7 +285,7 @@ class Runner:
         with self._at([message]):
             return _place(message) in self._skips or task.stage.ready(message)
 
-    def _fold(self, task: _Task, messages: list[Message]) -> None:
+    def _fold(self, task: _Task, messages: Sequence[Message]) -> None:
         with self._at(messages):
             outputs = task.stage.fold(self._without_skips(messages))
         task.position = messages[-1].offset + 1
@@ -289,7 +293,7 @@ class Runner:
         self._records += len(messages)
         self._publish(outputs)
 
-    def _without_skips(self, messages: list[Message]) -> list[Message]:
+    def _without_skips(self, messages: Sequence[Message]) -> Sequence[Message]:
         if not self._skips:
             return messages
         kept = [m for m in messages if _place(m) not in self._skips]
@@ -299,14 +303,14 @@ class Runner:
         return kept
 
     @contextmanager
-    def _at(self, messages: list[Message]) -> Iterator[None]:
+    def _at(self, messages: Sequence[Message]) -> Iterator[None]:
         """Name the record at which the stage's own code failed, and the way past it."""
         try:
             yield
         except Exception as error:
             what = str(error) if isinstance(error, StreamsError) else f"{type(error).__name__}: {error}"
             first, last = messages[0], messages[-1]
-            until = f" to {last.offset}" if last is not first else ""
+            until = f" to {last.offset}" if last.offset > first.offset else ""
             raise PoisonError(
                 f"{self._spec.name} cannot fold {_named(first)}{until}: {what}. See it with `trendstream topics cat "
                 f"{first.topic} --partition {first.partition} --offset {first.offset}`; go past it with `trendstream "
@@ -651,6 +655,20 @@ _FENCED = {KafkaError._FATAL, KafkaError._FENCED, KafkaError.FENCED_INSTANCE_ID}
 def _is_fatal(error: Any) -> bool:
     # A consumer says only once that it was fenced, and that error's own flag is not set.
     return bool(error.fatal()) or error.code() in _FENCED
+
+
+def _beyond(past: int, run: list[Any]) -> list[Any]:
+    """The records of one partition whose offset is beyond all before: a restore reads again what was polled, and a
+    rebalance within one poll may give a partition back."""
+    offsets = [record.offset() for record in run]
+    if offsets[0] > past and all(map(lt, offsets, offsets[1:])):
+        return run
+    kept = []
+    for record, offset in zip(run, offsets, strict=True):
+        if offset > past:
+            kept.append(record)
+            past = offset
+    return kept
 
 
 def _progress_key(stage: str, task: TaskKey) -> bytes:
