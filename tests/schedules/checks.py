@@ -192,7 +192,7 @@ def _state(cluster: Cluster, spec: StageSpec, task: TaskKey, stage: Stage, writt
         if progress.state != stage.snapshot():
             raise ScheduleError(f"state of {name} {task} in its progress is not that of its fold")
         return
-    found = written.snapshots(name).newest(task, end)
+    found = next(written.snapshots(name).before(task, end), None)
     if found is None or found[0].offset != end or found[1] != stage.snapshot():
         raise ScheduleError(f"the snapshot of {name} {task} is not the state of its fold at {end}")
 

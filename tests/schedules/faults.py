@@ -55,11 +55,11 @@ class ManifestsOutside(Runner):
         return taken
 
     def _restore_task(self, key: TaskKey, committed: int, snapshots: SnapshotReader) -> _Task:
-        found = snapshots.newest(key, 2**62)
+        found = next(snapshots.before(key, 2**62), None)
         task = super()._restore_task(key, committed, snapshots)
         if found is not None:
             task.stage = self._spec.make(key)
-            task.stage.restore(found[1])
+            task.stage.restore(found[1] or {})
         return task
 
 

@@ -27,7 +27,7 @@ EVENTS_PARTITIONS = 2
 PLATFORMS = {"shop": Platform("shop", "Europe/Rome")}
 INGEST = IngestConfig(EVENTS_PARTITIONS, PLATFORMS, b"a secret of the tests")
 WINDOWS = WindowConfig(PLATFORMS)
-_SINGLE = ("trend.matured", "model.heads", "model.events", "trend.progress")
+_SINGLE = ("trend.matured", "model.heads", "model.events", "trend.progress", "trend.skips")
 _INSIDE = ("trend.events", "trend.reviews", "trend.images", "trend.windows", "trend.predictions", "trend.dlq")
 
 
