@@ -118,4 +118,6 @@ def _end(worker: subprocess.Popen[str]) -> None:
             os.killpg(worker.pid, sign)
         with contextlib.suppress(subprocess.TimeoutExpired):
             worker.wait(patience)
-            return
+            break
+    if worker.stdout is not None:
+        worker.stdout.close()

@@ -127,6 +127,11 @@ class Group:
         self.joining: set[str] = set()  # who has not yet come to the present rebalance
         self.turn = 0  # rotates the assignment, so that a rebalance moves partitions
 
+    @property
+    def settled(self) -> bool:
+        """Whether every member knows what is assigned to it."""
+        return not self.joining and all(member.told for member in self.members.values())
+
     def join(self, instance: str, consumer: Any, process: Beating, now: int) -> None:
         member = self.members.get(instance)
         if member is None:

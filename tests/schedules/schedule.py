@@ -84,9 +84,9 @@ def _shown(step: Step) -> str:
 
 
 def make(seed: int, flow: str = "") -> Schedule:
-    """The schedule of a seed: every fourth with the real ingest, of which every fifth with the real windows."""
+    """The schedule of a seed: every eighth with the real ingest, of which every fifth with the real windows."""
     random = Random(seed)
-    flow = flow or ("windows" if seed % 20 == 0 else "ingest" if seed % 4 == 0 else "chain")
+    flow = flow or ("windows" if seed % 40 == 0 else "ingest" if seed % 8 == 0 else "chain")
     sent = events(random, days=random.randrange(1, 4), count=random.randrange(8, 20))
     slots = [i for i, (stage, _) in enumerate(SLOTS) if stage in FLOWS[flow]]
     single = random.random() < 0.5  # one worker a stage for most of the time

@@ -252,7 +252,8 @@ class Simulation:
             process.plans.clear()
         self._send(len(self.schedule.events))
         self.cluster.settle()
-        for wait in (11_000, 1_600):  # sessions and transactions of the dead expire; silent sources are idle
+        # Sessions and transactions of the dead expire; those of zombies, too, that have just ended; silence is told.
+        for wait in (11_000, 7_000):
             self.cluster.pass_time(wait)
             self._work()
         for slot in list(self.workers):
@@ -260,25 +261,41 @@ class Simulation:
         self.cluster.settle()
 
     def _work(self) -> None:
+        idle: dict[int, object] = {}  # what a slot knew when its turn did nothing
         for _ in range(300):
             before = self._written()
             for zombie in list(self.zombies):
                 if zombie.slot not in self.workers or not zombie.turn():
                     self.zombies.remove(zombie)
-                    if (
-                        zombie.slot not in self.workers and not zombie.process.closed
-                    ):  # it came to its slot after its heir: the slot is its own
-                        self.workers[zombie.slot] = zombie
+                    if zombie.slot not in self.workers and not zombie.process.closed:
+                        self.workers[zombie.slot] = zombie  # it came to its slot after its heir: the slot is its own
             for slot in self._needed():
+                known = self._known(slot)
+                if slot in self.workers and idle.get(slot) == known:
+                    continue
                 if slot not in self.workers:
                     self._start(slot)
                 self.workers[slot].process.whole = True
+                wrote = self._written()
                 self._turn(slot, self.workers[slot])
+                idle[slot] = known if wrote == self._written() else None
             self.cluster.settle()
-            if not self.zombies and not self._left():
+            if not self.zombies and not self._left() and all(g.settled for g in self.cluster.groups.values()):
                 return
-            self.cluster.pass_time(5 if before != self._written() else 210)
+            if before == self._written():
+                idle.clear()
+                self.cluster.pass_time(210)  # more than the clocks' intervals, and what is waited for a head
+            else:
+                self.cluster.pass_time(5)
         raise ScheduleError(f"the stages do not come to rest: {self._left() or 'a zombie lives on'}")
+
+    def _known(self, slot: int) -> object:
+        """All that can give a worker something to do, but time."""
+        stage = SLOTS[slot][0]
+        group = self.cluster.groups.get(f"trendstream.{stage}")
+        heads = self.cluster.log["model.heads", 0].stable()
+        ends = sum(self.cluster.log[task].stable() for task in self._inputs[stage])
+        return (ends, heads, group and (group.generation, len(group.joining), len(group.members), group.settled))
 
     def _written(self) -> int:
         return sum(len(p.records) for p in self.cluster.log.values())

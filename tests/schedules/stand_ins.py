@@ -53,13 +53,14 @@ class Entering(Chain):
 
 
 class Ticking:
-    """Control rows whenever what is known has changed, and at intervals."""
+    """Control rows whenever what is known has changed, and at intervals while data comes."""
 
     def __init__(self) -> None:
         self._last: tuple[object, ...] = ()
 
     def tick(self, tasks: Mapping[TaskKey, TaskStatus], now: int) -> list[Output]:
-        known = (*((key, status.caught_up) for key, status in sorted(tasks.items())), now // 250)
+        lively = any(now - status.last_input_at < 1_000 for status in tasks.values())
+        known = (*((key, status.caught_up) for key, status in sorted(tasks.items())), lively and now // 250)
         if known == self._last:
             return []
         self._last = known
@@ -88,7 +89,7 @@ class Following(Chain):
         self._versions, self._recorded = versions, recorded
 
     def ready(self, message: Message) -> bool:
-        return self._versions.newest * 4 >= self.seen - 3
+        return self._versions.newest * 4 >= self.seen * 3 // 2 - 3
 
     def fold(self, messages: Sequence[Message]) -> list[Output]:
         return [Output(self._topic, self._partition, self._step(m, self._head(m))) for m in messages]
