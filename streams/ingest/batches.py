@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
+import numpy as np
+
 from streams.codecs import Coded, Column, split
+from streams.ingest.columns import OrderRows, Products
 from streams.records import EVENTS, PICTURES, TEXTS, ArrowRecord, EventKind
 from streams.stage import Output, TaskKey
 
@@ -33,7 +36,8 @@ def event_row(
 class Batch:
     """Rows of one fold, by output partition, in the order in which they were added."""
 
-    def __init__(self, task: TaskKey, partitions: int, max_bytes: int) -> None:
+    def __init__(self, task: TaskKey, partitions: int, max_bytes: int, products: Products) -> None:
+        self.orders = OrderRows(products)  # in place of `events` for the topic of orders
         self.events: list[list[EventRow]] = [[] for _ in range(partitions)]
         self.texts: list[list[TextRow]] = [[] for _ in range(partitions)]
         self.pictures: list[list[PictureRow]] = [[] for _ in range(partitions)]
@@ -44,6 +48,8 @@ class Batch:
     def outputs(self) -> list[Output]:
         """Events by ascending partition, then texts, pictures and dead letters."""
         outputs: list[Output] = []
+        for partition, rows, columns in self.orders.by_partition():
+            self._encode("trend.events", partition, EVENTS, rows, columns, outputs)
         self._publish("trend.events", EVENTS, _EVENT_FIELDS, self.events, outputs)
         self._publish("trend.reviews", TEXTS, _TEXT_FIELDS, self.texts, outputs)
         self._publish("trend.images", PICTURES, _PICTURE_FIELDS, self.pictures, outputs)
@@ -57,11 +63,21 @@ class Batch:
         partitions: Sequence[Sequence[tuple[Any, ...]]],
         outputs: list[Output],
     ) -> None:
-        source, source_partition = self._task
         for partition, rows in enumerate(partitions):
-            if not rows:
-                continue
-            columns: dict[str, Column | Coded] = dict(zip(fields, zip(*rows, strict=True), strict=True))
-            columns["source"] = [source] * len(rows)
-            columns["source_partition"] = [source_partition] * len(rows)
-            outputs += [Output(topic, partition, value) for value in split(record, columns, self._max_bytes)]
+            if rows:
+                columns = dict(zip(fields, zip(*rows, strict=True), strict=True))
+                self._encode(topic, partition, record, len(rows), columns, outputs)
+
+    def _encode(
+        self,
+        topic: str,
+        partition: int,
+        record: ArrowRecord,
+        rows: int,
+        columns: Mapping[str, Column | Coded],
+        outputs: list[Output],
+    ) -> None:
+        source, source_partition = self._task
+        origin = {"source": Coded(np.zeros(rows), [source]), "source_partition": np.full(rows, source_partition)}
+        values = split(record, {**columns, **origin}, self._max_bytes)
+        outputs += [Output(topic, partition, value) for value in values]
