@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
 
 from streams.codecs import Coded, Column, split
 from streams.ingest.columns import OrderRows, Products
@@ -24,6 +27,15 @@ _TEXT_FIELDS = [name for name in TEXTS.schema.names if name not in _ORIGIN]
 _PICTURE_FIELDS = [name for name in PICTURES.schema.names if name not in _ORIGIN]
 
 NAN = math.nan
+_NOT_OF_ORDERS: dict[str, str | int | float] = {
+    "rating": 0,
+    "category": "",
+    "price": -1,
+    "on_hand": NAN,
+    "on_order": NAN,
+    "lead_time_days": NAN,
+    "unit_cost": -1,
+}
 
 
 def event_row(
@@ -49,7 +61,8 @@ class Batch:
         """Events by ascending partition, then texts, pictures and dead letters."""
         outputs: list[Output] = []
         for partition, rows, columns in self.orders.by_partition():
-            self._encode("trend.events", partition, EVENTS, rows, columns, outputs)
+            same = {name: _constant(EVENTS, name, value, rows) for name, value in _NOT_OF_ORDERS.items()}
+            self._encode("trend.events", partition, EVENTS, rows, {**columns, **same}, outputs)
         self._publish("trend.events", EVENTS, _EVENT_FIELDS, self.events, outputs)
         self._publish("trend.reviews", TEXTS, _TEXT_FIELDS, self.texts, outputs)
         self._publish("trend.images", PICTURES, _PICTURE_FIELDS, self.pictures, outputs)
@@ -77,7 +90,23 @@ class Batch:
         columns: Mapping[str, Column | Coded],
         outputs: list[Output],
     ) -> None:
-        source, source_partition = self._task
-        origin = {"source": Coded(np.zeros(rows), [source]), "source_partition": np.full(rows, source_partition)}
+        source, number = self._task
+        origin = {
+            "source": _constant(record, "source", source, rows),
+            "source_partition": _constant(record, "source_partition", number, rows),
+        }
         values = split(record, {**columns, **origin}, self._max_bytes)
         outputs += [Output(topic, partition, value) for value in values]
+
+
+def _constant(record: ArrowRecord, name: str, value: str | int | float, rows: int) -> pa.Array:
+    """A column that holds one value."""
+    kind = record.schema.field(name).type
+    if isinstance(value, str):
+        return pa.DictionaryArray.from_arrays(pa.array(_block(pa.int32(), 0, 1 << rows.bit_length())[:rows]), [value])
+    return pa.array(_block(kind, value, 1 << rows.bit_length())[:rows])
+
+
+@lru_cache(maxsize=256)
+def _block(kind: pa.DataType, value: int | float, rows: int) -> npt.NDArray[Any]:
+    return np.full(rows, value, kind.to_pandas_dtype())

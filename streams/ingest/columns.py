@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
@@ -19,15 +18,6 @@ from streams.ingest.orders import Line, Placed
 from streams.partitioning import partition_of
 from streams.records import EventKind
 
-_NOT_OF_ORDERS = {
-    "rating": 0,
-    "price": -1,
-    "on_hand": math.nan,
-    "on_order": math.nan,
-    "lead_time_days": math.nan,
-    "unit_cost": -1,
-}
-
 
 @dataclass(frozen=True, slots=True)
 class PlainOrders:
@@ -42,6 +32,7 @@ class PlainOrders:
     ids: list[bytes]  # digests that records are remembered by, one or two each
     id_start: Sequence[int]  # [records + 1] where the ids of each begin
     id_now: list[int]  # [ids] `now` of their records
+    apart: bool  # whether there are records whose order is not one of their ids
     lines: list[int]  # [records] number of lines
     line_start: list[int]  # [records + 1]
     product: list[int]  # [lines] codes
@@ -51,19 +42,20 @@ class PlainOrders:
 
     def shared(self) -> set[bytes]:
         """Orders and ids that more than one record has."""
-        met: set[bytes] = set()
-        add = met.add
-        shared = {known for known in self.ids if known in met or add(known)}
-        # `add` gives None: what is new is noted and left out. Orders that are not among the ids come in a second turn.
-        orders: set[bytes] = set()
-        add = orders.add
-        return shared | {order for order in self.order if order in orders or add(order)}
+        return _repeated(self.ids) | (_repeated(self.order) if self.apart else set())
 
     def tied(self, digests: set[bytes]) -> set[int]:
         """Records of these orders or ids."""
-        found = {i for i, order in enumerate(self.order) if order in digests}
-        found.update([bisect_right(self.id_start, k) - 1 for k, known in enumerate(self.ids) if known in digests])
+        found = {bisect_right(self.id_start, k) - 1 for k, known in enumerate(self.ids) if known in digests}
+        if self.apart:
+            found.update([i for i, order in enumerate(self.order) if order in digests])
         return found
+
+
+def _repeated(digests: list[bytes]) -> set[bytes]:
+    met: set[bytes] = set()
+    add = met.add  # gives None: what is new is noted and left out
+    return {digest for digest in digests if digest in met or add(digest)}
 
 
 class Products(dict[str, int]):
@@ -97,7 +89,7 @@ class OrderRows:
         self._amount: list[int] = []
 
     def add(self, kind: EventKind, at: int, ordered_at: int, offset: int, lines: Sequence[Line]) -> None:
-        self._kind.append(kind)
+        self._kind.append(int(kind))  # arrays are made of members of an enumeration ten times as slowly
         self._at.append(at)
         self._ordered_at.append(ordered_at)
         self._offset.append(offset)
@@ -109,7 +101,7 @@ class OrderRows:
 
     def extend(self, orders: PlainOrders, start: int, stop: int) -> None:
         """Rows of the records from `start` to before `stop`."""
-        self._kind += [EventKind.ORDER] * (stop - start)
+        self._kind += [int(EventKind.ORDER)] * (stop - start)
         self._at += orders.ordered_at[start:stop]
         self._ordered_at += orders.ordered_at[start:stop]
         self._offset += orders.offset[start:stop]
@@ -120,7 +112,7 @@ class OrderRows:
         self._amount += orders.amount[first:last]
 
     def by_partition(self) -> Iterator[tuple[int, int, dict[str, Column | Coded]]]:
-        """Partitions with rows, ascending; how many rows, and their columns."""
+        """Partitions with rows, ascending; how many rows, and those of their columns that differ between orders."""
         products = np.array(self._product, np.int32)
         partition = np.array(self._products.partitions, np.int32)[products]
         row = np.argsort(partition, kind="stable")
@@ -136,11 +128,8 @@ class OrderRows:
         names, products = self._products.names, products[row]
         ends = np.cumsum(np.bincount(partition)).tolist()
         for number, (start, stop) in enumerate(itertools.pairwise([0, *ends])):
-            rows = stop - start
-            if rows:
+            if start < stop:
                 met = pa.array(products[start:stop]).dictionary_encode()
+                values = [names[code] for code in met.dictionary.to_pylist()]
                 found: dict[str, Column | Coded] = {name: column[start:stop] for name, column in columns.items()}
-                found["product"] = Coded(met.indices.to_numpy(), [names[code] for code in met.dictionary.to_pylist()])
-                found["category"] = Coded(np.zeros(rows), [""])
-                found.update({name: np.full(rows, value) for name, value in _NOT_OF_ORDERS.items()})
-                yield number, rows, found
+                yield number, stop - start, {**found, "product": Coded(met.indices.to_numpy(), values)}

@@ -10,11 +10,12 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections.abc import Sequence
-from itertools import accumulate, chain
+from itertools import accumulate, chain, repeat
 from operator import mul
 from typing import Annotated, Literal
 
 import msgspec
+import numpy as np
 
 from streams.calendars import Platform
 from streams.ingest.columns import PlainOrders, Products
@@ -81,10 +82,9 @@ class PlainReader:
 
         lines = [len(r.lines) for r in records]
         line_start = [0, *accumulate(lines)]
-        both = list(zip(shops, records, strict=True))
-        product = [codes[line.product_id] for shop, r in both for codes in (shop.codes,) for line in r.lines]
-        price = [prices[line.unit_price] for shop, r in both for prices in (shop.prices,) for line in r.lines]
-        quantity = [line.quantity for r in records for line in r.lines]
+        flat = list(chain.from_iterable([r.lines for r in records]))
+        product, price = self._looked_up(flat, lines, shops)
+        quantity = [line.quantity for line in flat]
         amount = list(map(mul, quantity, price))
         if not (all(product) and all(price) and max(quantity, default=0) <= config.max_quantity):
             checked = zip(product, price, quantity, strict=True)
@@ -99,7 +99,8 @@ class PlainReader:
         now_at = list(accumulate(stamps, max, initial=now))[1:]
         fields = [names[code] for code in product]
         stock = list(chain.from_iterable(zip(fields, quantity, quantity, amount, strict=True)))
-        spans = zip(now_at, ordered_at, line_start, line_start[1:], strict=False)
+        ends = [4 * end for end in line_start]
+        spans = zip(now_at, ordered_at, ends, ends[1:], strict=False)
         return PlainOrders(
             odd=odd,
             unread=unread,
@@ -109,13 +110,14 @@ class PlainReader:
             order=order,
             ids=ids,
             id_start=id_start,
-            id_now=[moment for i, moment in enumerate(now_at) for _ in range(id_start[i], id_start[i + 1])],
+            id_now=np.repeat(now_at, np.diff(id_start)).tolist(),
+            apart=natural is not order,
             lines=lines,
             line_start=line_start,
             product=product,
             quantity=quantity,
             amount=amount,
-            placed=[(since, at, *stock[4 * start : 4 * stop]) for since, at, start, stop in spans],
+            placed=[(since, at, *stock[start:stop]) for since, at, start, stop in spans],
         )
 
     def _decoded(self, messages: Sequence[Message]) -> tuple[list[_Placed], list[int]]:
@@ -133,6 +135,17 @@ class PlainReader:
                 unread.append(len(records))
                 records.append(_BLANK)
         return records, unread
+
+    def _looked_up(self, flat: list[_Line], lines: list[int], shops: list[_Shop]) -> tuple[list[int], list[int]]:
+        """Code and price of each line."""
+        platforms = set(shops) - {self._nowhere}
+        if len(platforms) == 1:
+            (shop,) = platforms
+            codes, prices = shop.codes, shop.prices
+            return [codes[line.product_id] for line in flat], [prices[line.unit_price] for line in flat]
+        each = list(chain.from_iterable(map(repeat, shops, lines)))
+        pairs = list(zip(each, flat, strict=True))
+        return [s.codes[line.product_id] for s, line in pairs], [s.prices[line.unit_price] for s, line in pairs]
 
     def _naturals(
         self, records: list[_Placed], shops: list[_Shop], order: list[bytes], latest: list[int], odd: set[int]
