@@ -57,7 +57,10 @@ class Report:
 
 
 class CommitFollower(_Follower):
-    """When the windows stage committed: it has something to do as long as anybody runs."""
+    """When a commit of the windows stage could be read: it has something to do as long as anybody runs.
+
+    All stages share the partition, so that an open transaction of any of them hides what comes after it.
+    """
 
     def __init__(self, bootstrap: str) -> None:
         super().__init__(bootstrap, "trend.progress", from_end=False)
@@ -84,6 +87,10 @@ class Run:
         self._jars = jars
         self._say = say
         self._spans: list[tuple[str, float]] = []  # kind, and when it began
+        self._began = time.monotonic()
+
+    def _tell(self, line: str) -> None:
+        self._say(f"[{time.monotonic() - self._began:4.0f} s] {line}")
 
     def execute(self) -> Report:
         """The report, also when a check failed; what went wrong before is a check that failed."""
@@ -91,12 +98,11 @@ class Run:
         self._folder.mkdir(parents=True)
         report = Report(plan=vars(self._plan))
         logging.getLogger("streams.librdkafka").setLevel(logging.CRITICAL)  # brokers that are away are no news here
-        began = time.monotonic()
         try:
             self._execute(report)
         except (AssertionError, DeployError, StreamsError) as error:
             report.checks["the run comes to its end"] = str(error)
-        report.seconds = round(time.monotonic() - began, 1)
+        report.seconds = round(time.monotonic() - self._began, 1)
         (self._folder / "report.json").write_text(json.dumps(vars(report), indent=1) + "\n")
         if report.passed:
             for log in self._folder.glob("*.log"):
@@ -123,6 +129,7 @@ class Run:
             cluster = stack.enter_context(Cluster(self._folder, self._jars))
             create_topics(cluster.bootstrap, plan.partitions)
             cluster.wait_in_sync(lambda: None)
+            self._tell("three brokers are up")
             settings = self.settings(cluster.bootstrap)
             fleet = Fleet(cluster.proxied, self._folder, _environment(settings))
             stack.callback(fleet.kill_all)
@@ -142,13 +149,13 @@ class Run:
             self._end_load(cluster, fleet, load, closes)
             report.disturbances = self._table(commits, time.monotonic())
             self._drain(cluster, fleet)
-            self._say("checking")
+            self._tell("checking")
             self._check(report, finished(cluster.bootstrap, settings, load, fleet.endings))
 
     def _progress(self, disturbance: Disturbance, began: float) -> None:
         done, of = disturbance.number - 1, self._plan.disturbances
         left = f", about {(time.monotonic() - began) / done * (of - done):.0f} s left" if done else ""
-        self._say(f"{disturbance.number}/{of} {disturbance.kind} {disturbance.whom}{left}")
+        self._tell(f"{disturbance.number}/{of} {disturbance.kind} {disturbance.whom}{left}")
 
     def _wait(self, fleet: Fleet, done: Callable[[], bool], what: str, timeout_s: float = DRAIN_S) -> None:
         deadline = time.monotonic() + timeout_s
@@ -157,7 +164,7 @@ class Run:
             fleet.wait(0.5)
 
     def _end_load(self, cluster: Cluster, fleet: Fleet, load: Load, closes: CloseFollower) -> None:
-        self._say("the load ends")
+        self._tell("the load ends")
         cluster.wait_in_sync(fleet.tend)
         load.finish()
         self._wait(fleet, lambda: not load.is_alive(), "every event is delivered")
@@ -169,6 +176,7 @@ class Run:
         looking = Fleet(cluster.bootstrap, self._folder)
         following = ("trend.windows", "trend.scores", "trend.matured", "signals.ads", "model.heads")
         self._wait(fleet, lambda: looking.is_quiet("trend.reviews", *following), "nothing more comes")
+        self._tell("the workers end")
         fleet.dismiss(*fleet.of_stage(*SOURCES))
         self._wait(fleet, lambda: looking.is_quiet("trend.events", *following), "the sources have ended")
         fleet.dismiss(*list(fleet.processes))

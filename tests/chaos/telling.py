@@ -6,7 +6,7 @@ from tests.chaos.driver import Report
 
 
 def table(report: Report) -> str:
-    lines = [f"{'disturbance':18s}{'times':>6s}  longest without a commit of windows"]
+    lines = [f"{'disturbance':18s}{'times':>6s}  longest until a commit of windows could be read"]
     for kind, row in sorted(report.disturbances.items()):
         lines.append(f"{kind:18s}{row['count']:6d}  {row['longest_s_without_commit']:.1f} s")
     lines.append(
