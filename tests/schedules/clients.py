@@ -226,16 +226,17 @@ class Consumer:
 
     def _serve(self, group: Group) -> _Failed | None:
         """Rebalance callbacks, as a poll serves them."""
+        if self._instance not in group.members or self._instance in group.joining:
+            self._revoke()  # which takes its time: the group may have gone on
         member = group.members.get(self._instance)
         if member is not None and member.consumer is not self:
             if self._said_fenced:
                 return None
             self._said_fenced = True
             return _Failed(KafkaError.FENCED_INSTANCE_ID)
-        if member is None or self._instance in group.joining:
-            self._revoke()
-            if member is None:
-                group.join(self._instance, self, self.process, self.process.cluster.now)
+        if member is None:
+            group.join(self._instance, self, self.process, self.process.cluster.now)
+        elif not self._owned:
             group.joined(self._instance)
         member = group.members[self._instance]
         if not member.told and not group.joining:
