@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import signal
 import sys
 from typing import Any, NoReturn
 
@@ -66,6 +67,7 @@ def parse(arguments: list[str]) -> tuple[list[Part], Settings]:
 
 def main(arguments: list[str]) -> int:
     parts, settings = parse(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the broker and the worker are ended
     logging.basicConfig(level=logging.ERROR)  # librdkafka warns while a young broker loads
     settings.folder.mkdir(parents=True, exist_ok=True)
     keys: dict[str, Any] = {}

@@ -71,6 +71,7 @@ class Result:
     engine: str
     events: int
     events_per_s: float
+    per_cpu_s: float  # events per second of the worker's CPU time: what others take of the core is not in it
     peak_mib: float
     right: bool
     state_share: float | None
@@ -119,6 +120,7 @@ class EqualJob:
             engine=engine.name,
             events=events,
             events_per_s=events / spent,
+            per_cpu_s=events / ran.cpu_s,
             peak_mib=ran.peak_mib,
             right=right,
             state_share=self._state_bytes(engine.state, output) / source_bytes if engine.state else None,
@@ -226,7 +228,7 @@ def run(settings: Settings) -> Piece:
                     results.append(job.run(engine))
                 except BenchError as error:  # the others are worth knowing all the same
                     say(f"  {engine.name}: {error}")
-                    results.append(Result(engine.name, 0, 0.0, 0.0, False, None))
+                    results.append(Result(engine.name, 0, 0.0, 0.0, 0.0, False, None))
                 else:
                     say(f"  {engine.name}: {results[-1].events_per_s:,.0f} events/s")
     return piece([_best(results, engine.name) for engine in engines])
@@ -246,17 +248,27 @@ def piece(results: list[Result]) -> Piece:
     shares = {r.engine: r.state_share for r in results}
     own, limit = rates.get("trendstream"), rates.get("limit")
     best = max((rates[p] for p in PEERS if rates.get(p)), default=None)
+    per_cpu = {r.engine: r.per_cpu_s for r in results}
+    best_per_cpu = max((per_cpu[p] for p in PEERS if per_cpu.get(p)), default=None)
     job: dict[str, Any] = {
-        r.engine: {"events_per_s": round(r.events_per_s), "peak_mib": round(r.peak_mib), "right": r.right}
+        r.engine: {
+            "events_per_s": round(r.events_per_s),
+            "events_per_cpu_s": round(r.per_cpu_s),
+            "peak_mib": round(r.peak_mib),
+            "right": r.right,
+        }
         for r in results
     }
     job["ratio_to_best_peer"] = _ratio(own, best)
     job["ratio_to_limit"] = _ratio(own, limit)
+    job["cpu_ratio_to_best_peer"] = _ratio(per_cpu.get("trendstream"), best_per_cpu)
+    job["cpu_ratio_to_limit"] = _ratio(per_cpu.get("trendstream"), per_cpu.get("limit"))
     rows = [
         [
             r.engine,
             f"{r.events:,}",
             f"{r.events_per_s:,.0f}",
+            f"{r.per_cpu_s:,.0f}",
             _text(_ratio(own, r.events_per_s)),
             f"{r.peak_mib:,.0f}",
             "-" if ENGINES[r.engine].results == "none" else "yes" if r.right else "NO",
@@ -264,7 +276,7 @@ def piece(results: list[Result]) -> Piece:
         ]
         for r in results
     ]
-    head = ["engine", "events", "events/s", "trendstream is", "peak MiB", "right", "state per input byte"]
+    head = ["engine", "events", "events/s", "per CPU s", "trendstream is", "peak MiB", "right", "state per input byte"]
     keys = {"equal_job": job, "state_bytes_ratio_to_quix": _ratio(shares.get("trendstream"), shares.get("quix"))}
     return Piece(keys, [Table("The equal job: hourly windows by product, one core", head, rows)])
 

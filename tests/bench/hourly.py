@@ -8,8 +8,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
-import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Annotated, Literal
 
@@ -22,7 +21,7 @@ from streams import kafka
 from streams.codecs import encode_batch
 from streams.runner import Runner, RunnerConfig, Silent
 from streams.stage import Message, Output, StageSpec, TaskKey
-from tests.bench.job import HOUR_MS, LAG_MS, PARTITIONS, report
+from tests.bench.job import HOUR_MS, LAG_MS, PARTITIONS, Mark, mark, report
 
 COMMIT_MS = 500
 SNAPSHOT_MS = 500  # a job of some seconds takes several
@@ -74,13 +73,10 @@ class Hourly:
         return True
 
     def fold(self, messages: Sequence[Message]) -> list[Output]:
-        orders = self._orders(kafka.values(messages))
-        if not orders:
+        rows, at, units, price = self._columns(kafka.values(messages))
+        if not len(rows):
             return []
-        rows = np.array([*map(self._rows.__getitem__, [o.product_id for o in orders])])
-        at = np.array([o.ordered_at for o in orders])
-        units = np.array([o.quantity for o in orders])
-        revenue = units * np.array([o.unit_price for o in orders])
+        revenue = units * price
         start = at // HOUR_MS * HOUR_MS
         newest = np.maximum.accumulate(np.maximum(at, self._newest))
         before = np.concatenate([[self._newest], newest[:-1]])
@@ -93,14 +89,20 @@ class Hourly:
         self._add(rows, start, units, revenue)
         return self._close()
 
-    def _orders(self, values: Iterable[bytes | None]) -> list[Order]:
+    def _columns(self, values: Sequence[bytes | None]) -> Numbers:
+        """Row of the product, event time, quantity and price of the good orders: [4, orders]."""
         decode, orders = self._decode, []
         for value in values:
             try:
                 orders.append(decode(value or b""))
             except msgspec.DecodeError:
                 self._bad += 1
-        return orders
+        columns = np.empty((4, len(orders)), dtype=np.int64)
+        columns[0] = [*map(self._rows.__getitem__, [o.product_id for o in orders])]
+        columns[1] = [o.ordered_at for o in orders]
+        columns[2] = [o.quantity for o in orders]
+        columns[3] = [o.unit_price for o in orders]
+        return columns
 
     def _add(self, rows: Numbers, start: Numbers, units: Numbers, revenue: Numbers) -> None:
         for hour in np.unique(start).tolist():
@@ -183,10 +185,10 @@ def _read(blob: bytes) -> pa.RecordBatch:
 class _Timed(Hourly):
     """Remembers when the first order was handed to the job."""
 
-    first = 0.0
+    first: Mark | None = None
 
     def fold(self, messages: Sequence[Message]) -> list[Output]:
-        _Timed.first = _Timed.first or time.time()
+        _Timed.first = _Timed.first or mark()
         return super().fold(messages)
 
 
@@ -198,8 +200,9 @@ class _Watch(Silent):
 
     def committed(self, stage: str, records: int, outputs: int, seconds: float) -> None:
         self._left -= records
-        if records and self._left == 0:
-            report(_Timed.first, time.time())
+        if self._left == 0 and _Timed.first is not None:
+            report(_Timed.first, mark())
+            _Timed.first = None
 
 
 def main() -> None:

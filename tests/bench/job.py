@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import signal
 import sys
+import time
 from typing import NoReturn
 
 PARTITIONS = 4
@@ -18,11 +19,19 @@ LAG_MS = 120_000  # how far event times may lie behind the newest one before the
 CLOSING = "closing"  # product of the last order of each partition, whose own window stays open
 
 
-def report(first: float, last: float) -> None:
-    """Tell the driver the wall clock (epoch s) when the first and the last event were handled."""
+Mark = tuple[float, float]
+
+
+def mark() -> Mark:
+    """Wall clock (epoch s) and CPU time (s) of this process."""
+    return time.time(), time.process_time()
+
+
+def report(first: Mark, last: Mark) -> None:
+    """Tell the driver when the first and the last event were handled."""
     out = sys.__stdout__  # some engines put their log in place of sys.stdout
     assert out is not None
-    out.write(json.dumps({"first": first, "last": last}) + "\n")
+    out.write(json.dumps({"first": first[0], "last": last[0], "cpu": last[1] - first[1]}) + "\n")
     out.flush()
 
 

@@ -6,14 +6,13 @@
 from __future__ import annotations
 
 import sys
-import time
 
 import msgspec
 from confluent_kafka import TopicPartition
 
 from streams import kafka
 from tests.bench.hourly import Order
-from tests.bench.job import PARTITIONS, report
+from tests.bench.job import PARTITIONS, mark, report
 
 
 def main() -> None:
@@ -21,18 +20,19 @@ def main() -> None:
     consumer = kafka.consumer(bootstrap, "bench.limit")
     consumer.assign([TopicPartition(source, p, 0) for p in range(PARTITIONS)])
     decode = msgspec.json.Decoder(Order).decode
-    first, seen, bad = 0.0, 0, 0
+    first, seen, bad = None, 0, 0
     while seen < events:
         for record in consumer.consume(10_000, 0.1):
             if record.error() is not None:  # the end of a partition
                 continue
-            first = first or time.time()
+            first = first or mark()
             seen += 1
             try:
                 decode(record.value() or b"")
             except msgspec.DecodeError:
                 bad += 1
-    report(first, time.time())
+    assert first is not None
+    report(first, mark())
     consumer.close()
 
 

@@ -64,8 +64,8 @@ def test_a_restored_stage_goes_on_to_the_same_bytes() -> None:
 
 
 def test_ratios_are_left_out_where_one_side_did_not_run() -> None:
-    own = Result("trendstream", 10, 600.0, 1.0, True, 0.01)
-    quix = Result("quix", 10, 100.0, 1.0, True, 0.2)
+    own = Result("trendstream", 10, 600.0, 600.0, 1.0, True, 0.01)
+    quix = Result("quix", 10, 100.0, 100.0, 1.0, True, 0.2)
     assert piece([own]).keys["equal_job"]["ratio_to_best_peer"] is None
     both = piece([own, quix]).keys
     assert both["equal_job"]["ratio_to_best_peer"] == 6.0

@@ -27,6 +27,7 @@ class Ran:
 
     first: float  # wall clock, epoch s: the first event was handled
     last: float  # the last event was handled
+    cpu_s: float  # of all its threads in between
     peak_mib: float  # of resident memory
 
 
@@ -93,7 +94,7 @@ def _watch(worker: subprocess.Popen[str], log: Path, settled: Callable[[], bool]
         time.sleep(0.05)
     while not settled():
         peak = max(peak, _peak_mib(worker.pid))
-    return Ran(found[0]["first"], found[0]["last"], max(peak, _peak_mib(worker.pid)))
+    return Ran(found[0]["first"], found[0]["last"], found[0]["cpu"], max(peak, _peak_mib(worker.pid)))
 
 
 def _read_report(worker: subprocess.Popen[str], found: list[dict[str, float]]) -> None:

@@ -5,12 +5,11 @@ those that changed, which is cheaper than one for each order.
 """
 
 import sys
-import time
 from datetime import timedelta
 
 import faust
 
-from tests.bench.job import CLOSING, HOUR_MS, PARTITIONS, report
+from tests.bench.job import CLOSING, HOUR_MS, PARTITIONS, mark, report
 
 bootstrap, source, output, _events, state = sys.argv[1:6]
 app = faust.App(
@@ -31,7 +30,7 @@ table = (
     .tumbling(timedelta(milliseconds=HOUR_MS), expires=timedelta(days=2))
     .relative_to(lambda event: event.value["ordered_at"] / 1000)
 )
-first = last = 0.0
+first = last = None
 closings = 0
 changed = {}
 
@@ -40,7 +39,7 @@ changed = {}
 async def hourly(stream):
     global first, last, closings
     async for order in stream:
-        first = first or time.time()
+        first = first or mark()
         quantity = order["quantity"]
         if type(quantity) is int and quantity > 0 and order["currency"] == "EUR":
             product = order["product_id"]
@@ -49,7 +48,7 @@ async def hourly(stream):
             table[product] = sums
             changed[product, order["ordered_at"] // HOUR_MS * HOUR_MS] = sums
             closings += product == CLOSING
-        last = time.time()
+            last = mark() if closings == PARTITIONS else None
 
 
 @app.timer(1.0)
@@ -61,7 +60,7 @@ async def publish():
         value = {"product": product, "start": start, "count": count, "units": units, "revenue": revenue}
         await windows.send(key=product.encode(), value=value)
     if done and rows:
-        report(first, last)
+        report(first, (last[0], mark()[1]))
 
 
 if __name__ == "__main__":

@@ -4,20 +4,19 @@ State in RocksDB with a changelog topic, windows final when the partition's time
 """
 
 import sys
-import time
 
 from quixstreams import Application
 
-from tests.bench.job import CLOSING, HOUR_MS, LAG_MS, PARTITIONS, report
+from tests.bench.job import CLOSING, HOUR_MS, LAG_MS, PARTITIONS, mark, report
 
-first = 0.0
+first = None
 closings = 0
 reported = False
 
 
 def good(order):
     global first, closings
-    first = first or time.time()
+    first = first or mark()
     if order["product_id"] == CLOSING:
         closings += 1
     return type(order["quantity"]) is int and order["quantity"] > 0 and order["currency"] == "EUR"
@@ -27,7 +26,7 @@ def handled(topic, partition, offset):
     global reported
     if closings == PARTITIONS and not reported:
         reported = True
-        report(first, time.time())
+        report(first, mark())
 
 
 def add(sums, order):
