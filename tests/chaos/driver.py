@@ -115,6 +115,9 @@ class Run:
             partitions=self._plan.partitions,
             model_dir=self._folder / "models",
             database_url=f"sqlite:///{self._folder / 'read-model.db'}",
+            # Three brokers and many workers on few cores: fewer and larger commits than by default.
+            commit_interval_ms=300,
+            control_interval_ms=500,
             live_interval_ms=1_000,
             # A source that is away for a while holds the days open: so each unit is in its day's close window.
             idle_ms=600_000,
@@ -206,8 +209,7 @@ class Run:
 
 def _environment(settings: Settings) -> dict[str, str]:
     """What workers are told beside their broker."""
-    names = ("partitions", "model_dir", "database_url", "live_interval_ms", "idle_ms", "snapshot_interval_s")
-    own = {variable(name): str(getattr(settings, name)) for name in names}
+    own = {variable(name): str(getattr(settings, name)) for name in sorted(settings.model_fields_set - {"bootstrap"})}
     return {**own, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
 
@@ -219,10 +221,16 @@ def _kill_worker(cluster: Cluster, fleet: Fleet, what: Disturbance) -> None:
 
 
 def _stop_worker(cluster: Cluster, fleet: Fleet, what: Disturbance) -> None:
+    stage, _, slot = what.whom.partition("/")
+    group = f"trendstream.{stage}"
+    before = cluster.member(group, f"{group}.{slot}")
     fleet.stop_still(what.whom)
-    fleet.wait(1.0)
+    woken = time.monotonic() + what.lasts_s
     fleet.start(what.whom)
-    fleet.wait(what.lasts_s - 1.0)
+    while cluster.member(group, f"{group}.{slot}") in (before, ""):  # on a busy machine it needs its time to come up
+        assert time.monotonic() < woken + 60, f"the heir of {what.whom} is no member after {what.lasts_s + 60:.0f} s"
+        fleet.wait(0.5)
+    fleet.wait(woken - time.monotonic())
     fleet.wake_and_see_it_end()
 
 
