@@ -7,6 +7,7 @@ import json
 import logging
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ from streams.errors import StreamsError
 from streams.stage import Message
 from tests.chaos.checks import CHECKS, Finished, finished
 from tests.chaos.cluster import Cluster
-from tests.chaos.fleet import Fleet, kind_of
+from tests.chaos.fleet import Ending, Fleet, kind_of
 from tests.chaos.load import Load
 from tests.chaos.schedule import ABOUT, Disturbance, first_workers, make_schedule
 
@@ -88,6 +89,7 @@ class Run:
         self._say = say
         self._spans: list[tuple[str, float]] = []  # kind, and when it began
         self._began = time.monotonic()
+        self._endings: list[Ending] = []
 
     def _tell(self, line: str) -> None:
         self._say(f"[{time.monotonic() - self._began:4.0f} s] {line}")
@@ -102,6 +104,7 @@ class Run:
             self._execute(report)
         except (AssertionError, DeployError, StreamsError) as error:
             report.checks["the run comes to its end"] = str(error)
+        report.endings = dict(Counter(map(kind_of, self._endings)))
         report.seconds = round(time.monotonic() - self._began, 1)
         (self._folder / "report.json").write_text(json.dumps(vars(report), indent=1) + "\n")
         if report.passed:
@@ -134,7 +137,7 @@ class Run:
             cluster.wait_in_sync(lambda: None)
             self._tell("three brokers are up")
             settings = self.settings(cluster.bootstrap)
-            fleet = Fleet(cluster.proxied, self._folder, _environment(settings))
+            fleet = Fleet(cluster.proxied, self._folder, _environment(settings), endings=self._endings)
             stack.callback(fleet.kill_all)
             commits = stack.enter_context(CommitFollower(cluster.bootstrap))
             closes = stack.enter_context(CloseFollower(cluster.bootstrap, plan.partitions))
@@ -153,7 +156,7 @@ class Run:
             report.disturbances = self._table(commits, time.monotonic())
             self._drain(cluster, fleet)
             self._tell("checking")
-            self._check(report, finished(cluster.bootstrap, settings, load, fleet.endings))
+            self._check(report, finished(cluster.bootstrap, settings, load, self._endings))
 
     def _progress(self, disturbance: Disturbance, began: float) -> None:
         done, of = disturbance.number - 1, self._plan.disturbances
@@ -195,9 +198,6 @@ class Run:
         return table
 
     def _check(self, report: Report, run: Finished) -> None:
-        for ending in run.endings:
-            kind = kind_of(ending)
-            report.endings[kind] = report.endings.get(kind, 0) + 1
         report.numbers = run.numbers()
         for name, check in CHECKS.items():
             try:
