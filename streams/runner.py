@@ -253,6 +253,8 @@ class Runner:
             self._fold(task, messages)
             return
         for position, message in enumerate(messages):
+            if self._stop():
+                return  # the rest is for whoever comes next
             if task.waiting or not self._ready(task, message):
                 if not task.waiting:
                     task.waiting_since = time.monotonic()
@@ -357,7 +359,6 @@ class Runner:
     def _commit(self, snapshots: bool) -> None:
         """The one place where anything becomes true."""
         started = time.monotonic()
-        self._last_commit = started
         if self._abort_due or not self._dirty():  # what waits for its abort is not whole
             return
         # 1. The transaction is open already if the fold has published; else open it for the offsets.
@@ -386,7 +387,9 @@ class Runner:
             task.manifests.append(snapshot.described)
             task.snapshot_offset = snapshot.described.offset
             self._thin(task)
-        self._observer.committed(self._spec.name, self._records, self._outputs, time.monotonic() - started)
+        # From the end: where a commit takes longer than the interval, there would be one after every record.
+        self._last_commit = time.monotonic()
+        self._observer.committed(self._spec.name, self._records, self._outputs, self._last_commit - started)
         self._records = self._outputs = 0
 
     def _commit_transaction(self) -> None:

@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 
@@ -69,7 +70,6 @@ class Cluster:
                 )
             )
         self._folder = folder
-        self._admin: AdminClient | None = None
 
     def __enter__(self) -> Cluster:
         self.proxy.__enter__()
@@ -100,10 +100,20 @@ class Cluster:
             for done in [threads.submit(what, broker) for broker in self.brokers]:
                 done.result()
 
+    @cached_property
+    def _admin(self) -> AdminClient:
+        return AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 0})
+
+    def member(self, group: str, instance: str) -> str:
+        """The id of the member of this static name; "" where there is none, or nobody can say now."""
+        try:
+            members = self._admin.describe_consumer_groups([group], request_timeout=5)[group].result().members
+        except KafkaException:
+            return ""
+        return next((m.member_id for m in members if m.group_instance_id == instance), "")
+
     def in_sync(self) -> bool:
         """Whether every partition has a leader and all of its replicas."""
-        # Kept, since a new one asks anew for everything.
-        self._admin = self._admin or AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 0})
         try:
             known = self._admin.list_topics(timeout=5)
         except KafkaException:

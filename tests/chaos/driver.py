@@ -7,6 +7,7 @@ import json
 import logging
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ from streams.errors import StreamsError
 from streams.stage import Message
 from tests.chaos.checks import CHECKS, Finished, finished
 from tests.chaos.cluster import Cluster
-from tests.chaos.fleet import Fleet, kind_of
+from tests.chaos.fleet import Ending, Fleet, kind_of
 from tests.chaos.load import Load
 from tests.chaos.schedule import ABOUT, Disturbance, first_workers, make_schedule
 
@@ -88,6 +89,7 @@ class Run:
         self._say = say
         self._spans: list[tuple[str, float]] = []  # kind, and when it began
         self._began = time.monotonic()
+        self._endings: list[Ending] = []
 
     def _tell(self, line: str) -> None:
         self._say(f"[{time.monotonic() - self._began:4.0f} s] {line}")
@@ -102,6 +104,7 @@ class Run:
             self._execute(report)
         except (AssertionError, DeployError, StreamsError) as error:
             report.checks["the run comes to its end"] = str(error)
+        report.endings = dict(Counter(map(kind_of, self._endings)))
         report.seconds = round(time.monotonic() - self._began, 1)
         (self._folder / "report.json").write_text(json.dumps(vars(report), indent=1) + "\n")
         if report.passed:
@@ -115,6 +118,9 @@ class Run:
             partitions=self._plan.partitions,
             model_dir=self._folder / "models",
             database_url=f"sqlite:///{self._folder / 'read-model.db'}",
+            # Three brokers and many workers on few cores: fewer and larger commits than by default.
+            commit_interval_ms=300,
+            control_interval_ms=500,
             live_interval_ms=1_000,
             # A source that is away for a while holds the days open: so each unit is in its day's close window.
             idle_ms=600_000,
@@ -131,7 +137,7 @@ class Run:
             cluster.wait_in_sync(lambda: None)
             self._tell("three brokers are up")
             settings = self.settings(cluster.bootstrap)
-            fleet = Fleet(cluster.proxied, self._folder, _environment(settings))
+            fleet = Fleet(cluster.proxied, self._folder, _environment(settings), endings=self._endings)
             stack.callback(fleet.kill_all)
             commits = stack.enter_context(CommitFollower(cluster.bootstrap))
             closes = stack.enter_context(CloseFollower(cluster.bootstrap, plan.partitions))
@@ -150,7 +156,7 @@ class Run:
             report.disturbances = self._table(commits, time.monotonic())
             self._drain(cluster, fleet)
             self._tell("checking")
-            self._check(report, finished(cluster.bootstrap, settings, load, fleet.endings))
+            self._check(report, finished(cluster.bootstrap, settings, load, self._endings))
 
     def _progress(self, disturbance: Disturbance, began: float) -> None:
         done, of = disturbance.number - 1, self._plan.disturbances
@@ -192,9 +198,6 @@ class Run:
         return table
 
     def _check(self, report: Report, run: Finished) -> None:
-        for ending in run.endings:
-            kind = kind_of(ending)
-            report.endings[kind] = report.endings.get(kind, 0) + 1
         report.numbers = run.numbers()
         for name, check in CHECKS.items():
             try:
@@ -206,8 +209,7 @@ class Run:
 
 def _environment(settings: Settings) -> dict[str, str]:
     """What workers are told beside their broker."""
-    names = ("partitions", "model_dir", "database_url", "live_interval_ms", "idle_ms", "snapshot_interval_s")
-    own = {variable(name): str(getattr(settings, name)) for name in names}
+    own = {variable(name): str(getattr(settings, name)) for name in sorted(settings.model_fields_set - {"bootstrap"})}
     return {**own, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
 
@@ -219,10 +221,16 @@ def _kill_worker(cluster: Cluster, fleet: Fleet, what: Disturbance) -> None:
 
 
 def _stop_worker(cluster: Cluster, fleet: Fleet, what: Disturbance) -> None:
+    stage, _, slot = what.whom.partition("/")
+    group = f"trendstream.{stage}"
+    before = cluster.member(group, f"{group}.{slot}")
     fleet.stop_still(what.whom)
-    fleet.wait(1.0)
+    woken = time.monotonic() + what.lasts_s
     fleet.start(what.whom)
-    fleet.wait(what.lasts_s - 1.0)
+    while cluster.member(group, f"{group}.{slot}") in (before, ""):  # on a busy machine it needs its time to come up
+        assert time.monotonic() < woken + 60, f"the heir of {what.whom} is no member after {what.lasts_s + 60:.0f} s"
+        fleet.wait(0.5)
+    fleet.wait(woken - time.monotonic())
     fleet.wake_and_see_it_end()
 
 
