@@ -14,6 +14,7 @@ from tests.conftest import JARS
 SHORT = Plan(seed=161, disturbances=5, workers=1, partitions=2, day_s=4.0)
 
 
+@pytest.mark.chaos
 @pytest.mark.kafka
 @pytest.mark.timeout(280)
 def test_kills_zombies_cuts_or_a_restart_of_everything_lose_or_repeat_something(tmp_path: Path) -> None:

@@ -297,18 +297,21 @@ def test_a_second_worker_that_joins_and_leaves_loses_a_row(workers: Workers) -> 
         assert sorted(set(workers.offsets(partition))) == list(range(partition, 1_000, 2))
 
 
+@pytest.mark.chaos  # not mended for good: under load the heir was seen to stand still
 def test_a_zombie_that_comes_back_throws_its_heir_out(workers: Workers) -> None:
-    workers.send("trend.reviews", [(i % 2, _texts([f"slow {i}"], i % 2, i)) for i in range(40)])
+    workers.send(
+        "trend.reviews", [(i % 2, _texts([f"slow {i}"], i % 2, i)) for i in range(600)]
+    )  # more than the first worker can do before it stands still
     zombie = workers.start("hash")
     workers.wait_for(10)
     os.kill(zombie.pid, signal.SIGSTOP)
     heir = workers.start("hash")
-    workers.wait_for(40)
+    workers.wait_for(600)
     os.kill(zombie.pid, signal.SIGCONT)
     assert workers.wait(zombie) == 1
-    workers.send("trend.reviews", [(i % 2, _texts([f"slow {i}"], i % 2, i)) for i in range(40, 80)])
-    workers.wait_for(80)
+    workers.send("trend.reviews", [(i % 2, _texts([f"slow {i}"], i % 2, i)) for i in range(600, 640)])
+    workers.wait_for(640)
     assert workers.end(heir) == 0
     for partition in (0, 1):
         offsets = workers.offsets(partition)
-        assert list(dict.fromkeys(offsets)) == list(range(partition, 80, 2))
+        assert list(dict.fromkeys(offsets)) == list(range(partition, 640, 2))

@@ -17,7 +17,7 @@ from tests.schedules.faults import FAULTS
 from tests.schedules.running import explore, failure, shrink
 from tests.schedules.schedule import Schedule, make
 
-COUNT = 1_000  # `make check` runs ten thousand
+COUNT = 1_000  # `make schedules` runs ten thousand
 ROOT = Path(__file__).resolve().parents[2]
 
 
