@@ -13,6 +13,9 @@ import numpy as np
 from featurizers.cells import (
     CELL_BITS,
     CELL_CHANNELS,
+    DAY_SHIFT,
+    HOUR_SHIFT,
+    HOURLY_DAYS,
     NO_HOUR,
     Cells,
     Keys,
@@ -26,7 +29,8 @@ from featurizers.cells import (
 )
 from featurizers.pooling import NEVER
 from featurizers.state import Array, Ints
-from streams.records import EventKind, Modality
+from streams.calendars import HOUR
+from streams.records import DAYS, EventKind, Modality
 
 SETTLE = 1 << 16  # events that wait at most
 _CHUNK = 1 << 20  # changes that are sorted at a time
@@ -43,7 +47,41 @@ _FILLS[_CODE[[EventKind.ORDER, EventKind.RETURNED, EventKind.REVIEW]]] = (3, 1, 
 _FILLS[_CODE[[EventKind.VIEW, EventKind.CART, EventKind.FAVOURITE]]] = 1
 # By channel: 0 counts events, 1 sums quantity or rating, 2 sums the amount.
 _SUMS = np.asarray([{"units": 1, "revenue": 2, "returned": 1, "rating_sum": 1}.get(c, 0) for c in CELL_CHANNELS])
+_HOURS = NO_HOUR << HOUR_SHIFT  # bits of the hour
 _ORDERED = 3  # channels that a cancellation takes off: units, orders, revenue
+
+
+@dataclass(frozen=True)
+class Days:
+    """How instants of the ring map to cells while one day is open."""
+
+    open_day: int
+    midnights: Ints  # [DAYS + 2] UTC ms at which the days of the ring begin, and the open one ends
+
+    @property
+    def first_hours(self) -> Ints:
+        """[128] UTC hour in which each day begins, by day modulo 128."""
+        hours = np.zeros(128, np.int64)
+        hours[np.arange(self.open_day - DAYS, self.open_day + 2) & 127] = self.midnights // HOUR
+        return hours
+
+    @property
+    def aligned(self) -> bool:
+        """Whether no hour lies in two days."""
+        return not (self.midnights % HOUR).any()
+
+    def of(self, at: Ints) -> Ints:
+        """Index of the ring's day that holds each instant before the end of the open day; -1 before the ring."""
+        if len(at) and at.min() >= self.midnights[-2]:
+            return np.full(len(at), DAYS)
+        return np.searchsorted(self.midnights[:-1], at, side="right") - 1
+
+    def cells(self, at: Ints) -> Ints:
+        """Day and hour of instants in the ring, as the low bits of keys, for the first channel."""
+        place = self.of(at)
+        hours = at // HOUR - (self.midnights // HOUR)[place]
+        hours[place < DAYS - HOURLY_DAYS] = NO_HOUR  # no window can ask for them
+        return cell(place + (self.open_day - DAYS), hours, 0)
 
 
 @dataclass(frozen=True)
@@ -52,8 +90,7 @@ class _Cancelled:
 
     turn: int  # of the record among those that wait
     rows: Ints
-    days: Ints
-    places: Ints  # hour within the day, or NO_HOUR
+    ordered_at: Ints
     off: Ints  # [lines, 3] units, orders, revenue
 
 
@@ -62,45 +99,48 @@ class Arrivals:
 
     def __init__(self, cells: Cells) -> None:
         self._cells = cells
-        self._events: list[tuple[Keys, Ints, Ints, Ints]] = []  # keys, event times, quantity or rating, amount
+        self._events: list[tuple[Ints, Array, Ints, Ints, Array, Ints]] = []
         self._cancelled: list[_Cancelled] = []
         self._changes: list[tuple[Keys, Ints]] = []
         self.rows = 0
 
-    def add(self, rows: Ints, cells: Array, kind: Array, at: Ints, count: Ints, amount: Ints) -> None:
-        """Events [events] of one record; `cells` hold day and hour, `count` quantity, or rating of a review."""
-        self._events.append((keys_of(rows, cells | _CODE[kind]), at, count, amount))
+    def add(self, rows: Ints, kind: Array, at: Ints, quantity: Ints, rating: Array, amount: Ints) -> None:
+        """Events [events] of one record, those that fill a channel within the ring."""
+        self._events.append((rows, kind, at, quantity, rating, amount))
         self.rows += len(rows)
 
     def note(self, rows: Ints, at: Ints) -> None:
         """Rows of which the event time alone counts."""
         nothing = np.zeros(len(rows), np.int64)
-        self._events.append((keys_of(rows, _NONE), at, nothing, nothing))
-        self.rows += len(rows)
+        kind = np.full(len(rows), EventKind.IMAGE, np.int8)
+        self.add(rows, kind, at, nothing, nothing.astype(np.int8), nothing)
 
-    def cancel(self, rows: Ints, days: Ints, places: Ints, off: Ints) -> None:
-        """Lines cancelled by the record that was added last: day and hour within it of their orders, and what goes."""
-        self._cancelled.append(_Cancelled(len(self._events) - 1, rows, days, places, off))
+    def cancel(self, rows: Ints, ordered_at: Ints, off: Ints) -> None:
+        """Lines cancelled by the record that was added last; `off` [lines, 3] units, orders, revenue."""
+        self._cancelled.append(_Cancelled(len(self._events) - 1, rows, ordered_at, off))
 
     def change(self, rows: Ints, cells: Array | int, values: Ints) -> None:
         """Add to cells, whatever they hold."""
         self._changes.append((keys_of(rows, cells), values))
 
-    def settle(self, times: Array, first_hours: Ints) -> int:
+    def settle(self, times: Array, days: Days) -> int:
         """Put all that waits into the cells and into `times` [products, 2 + modalities].
 
-        `first_hours` [128]: UTC hour in which each day begins, by day modulo 128. Returns how many buckets would have
-        become negative.
+        Returns how many days' buckets would have become negative.
         """
         clipped = 0
         if self._events:
             events = self._events
-            keys, order = sort_order(np.concatenate([part[0] for part in events]))
-            at, count, amount = (np.concatenate([part[i] for part in events])[order] for i in (1, 2, 3))
+            rows, kind, at, quantity, rating, amount = (
+                np.concatenate([part[i] for part in events]) for i in range(len(events[0]))
+            )
+            keys, order = sort_order(keys_of(rows, days.cells(at) | _CODE[kind]))
+            at, amount = at[order], amount[order]
+            count = np.where(kind == EventKind.REVIEW, rating, quantity)[order]
             _note(times, keys, at)
             if self._cancelled:
                 turns = np.repeat(np.arange(len(events)), [len(part[0]) for part in events])[order]
-                clipped = self._replay(keys, turns, count, amount, first_hours)
+                clipped = self._replay(keys, turns, count, amount, days)
             self._cells.push(_sums(keys, count, amount))
         if self._changes:
             keys, values = (np.concatenate([part[i] for part in self._changes]) for i in (0, 1))
@@ -110,58 +150,74 @@ class Arrivals:
         self._events, self._cancelled, self._changes, self.rows = [], [], [], 0
         return clipped
 
-    def _replay(self, keys: Keys, turns: Ints, count: Ints, amount: Ints, first_hours: Ints) -> int:
+    def _replay(self, keys: Keys, turns: Ints, count: Ints, amount: Ints, days: Days) -> int:
         """Turn cancellations into changes of cells."""
-        fields = ("rows", "days", "places", "off")
-        rows, days, places, off = (np.concatenate([getattr(c, f) for c in self._cancelled]) for f in fields)
+        fields = ("rows", "ordered_at", "off")
+        rows, ordered_at, off = (np.concatenate([getattr(c, f) for c in self._cancelled]) for f in fields)
         turn = np.repeat([c.turn for c in self._cancelled], [len(c.rows) for c in self._cancelled])
+        wanted = keys_of(rows, days.cells(ordered_at)).astype(np.int64)
         is_order = np.flatnonzero((keys & np.uint64(_NONE)) == _CODE[EventKind.ORDER])
-        ordered = _Buckets.of(keys[is_order].astype(np.int64), first_hours)
+        is_order = is_order[np.isin(keys[is_order] >> np.uint64(CELL_BITS), rows)]
+        stored, held = self._stored(wanted, days)
         added = np.stack([count[is_order], np.ones(len(is_order), np.int64), amount[is_order]], axis=1)
-        products = np.unique(rows)
-        found = self._cells.of_rows(products)
-        some = np.flatnonzero(found.channels < _ORDERED)
-        stored = _Buckets.of((products[found.which[some]] << CELL_BITS) | found.cells[some], first_hours)
-        held = np.zeros((len(some), _ORDERED), np.int64)
-        held[np.arange(len(some)), found.channels[some]] = found.values[some]
+        channels, first_hours = stored & _NONE, days.first_hours
+        ordered, stored_in, cancelled = (
+            _Buckets.of(some, first_hours) for some in (keys[is_order].astype(np.int64), stored, wanted)
+        )
 
-        def play(wanted: Ints, ordered: Ints, stored: Ints, which: Ints) -> tuple[Ints, Ints, int]:
+        def play(which: Ints, wanted: Ints, ordered: Ints, stored: Ints) -> tuple[Ints, Ints, int]:
             """Index of a cancelled line of each bucket, what all of them change it by, how many became negative."""
-            buckets, lines = np.unique(wanted, return_index=True)
-            values = np.zeros((len(buckets), _ORDERED), np.int64)
+            buckets, lines = np.unique(wanted[which], return_index=True)
+            values = np.zeros(len(buckets) * _ORDERED, np.int64)
             of, where = _places(buckets, stored)
-            np.add.at(values, of, held[where])
+            np.add.at(values, of * _ORDERED + channels[where], held[where])
             of, where = _places(buckets, ordered)
             by_turn = np.argsort(turns[is_order[where]], kind="stable")
             of, where = of[by_turn], where[by_turn]
             when = turns[is_order[where]]
+            to, more = _cells_of(of), added[where].reshape(-1)
             without = values.copy()
-            np.add.at(without, of, added[where])
-            target, below, done = np.searchsorted(buckets, wanted), 0, 0
-            for now in np.unique(turn[which]).tolist():
-                stop = int(np.searchsorted(when, now, side="right"))
-                np.add.at(values, of[done:stop], added[where[done:stop]])
-                here = np.flatnonzero(turn[which] == now)
-                np.subtract.at(values, target[here], off[which[here]])
-                below += int((values < 0).sum())
-                np.maximum(values, 0, out=values)
-                done = stop
-            np.add.at(values, of[done:], added[where[done:]])
-            return which[lines], values - without, below
+            np.add.at(without, to, more)
+            target, less = _cells_of(np.searchsorted(buckets, wanted[which])), off[which].reshape(-1)
+            ends = np.searchsorted(turn[which], np.unique(turn[which]), side="right") * _ORDERED
+            below = begin = done = 0
+            for end in ends.tolist():
+                stop = int(np.searchsorted(when, turn[which[end // _ORDERED - 1]], side="right")) * _ORDERED
+                np.add.at(values, to[done:stop], more[done:stop])
+                np.subtract.at(values, target[begin:end], less[begin:end])
+                negative = np.flatnonzero(values < 0)
+                values[negative] = 0
+                below += len(negative)
+                begin, done = end, stop
+            np.add.at(values, to[done:], more[done:])
+            return which[lines], (values - without).reshape(-1, _ORDERED), below
 
-        wanted = _Buckets.of((rows << CELL_BITS) | cell(days, places, 0), first_hours)
-        lines, by_day, clipped = play(wanted.days, ordered.days, stored.days, np.arange(len(rows)))
-        self._change(rows[lines], days[lines], NO_HOUR, by_day)
-        hourly = np.flatnonzero(places != NO_HOUR)
-        lines, by_hour, _ = play(wanted.hours[hourly], ordered.hours, stored.hours, hourly)
+        lines, by_day, clipped = play(np.arange(len(rows)), cancelled.days, ordered.days, stored_in.days)
+        day_alone = (wanted & ~_HOURS) | _HOURS
+        self._change(day_alone[lines], by_day)
+        hourly = np.flatnonzero(cancelled.hours >= 0)
+        lines, by_hour, _ = play(hourly, cancelled.hours, ordered.hours, stored_in.hours)
         # An hour's cell counts for its day too: what the day is to change by stands in the day's own cell.
-        self._change(rows[lines], days[lines], places[lines], by_hour)
-        self._change(rows[lines], days[lines], NO_HOUR, -by_hour)
+        self._change(wanted[lines], by_hour)
+        self._change(day_alone[lines], -by_hour)
         return clipped
 
-    def _change(self, rows: Ints, days: Ints, places: Array | int, values: Ints) -> None:
+    def _stored(self, wanted: Ints, days: Days) -> tuple[Ints, Ints]:
+        """Keys and values of what the cells hold of the days, and of all hours, that some keys lie in."""
+        buckets = np.unique(wanted >> DAY_SHIFT)
+        if not days.aligned:  # an hour may lie in the day before, or after
+            row, day = buckets >> (CELL_BITS - DAY_SHIFT), buckets & 127
+            buckets = np.unique(
+                np.concatenate([(row << (CELL_BITS - DAY_SHIFT)) | ((day + step) & 127) for step in (-1, 0, 1)])
+            )
+        rows, low = buckets >> (CELL_BITS - DAY_SHIFT), (buckets & 127) << DAY_SHIFT
+        found = self._cells.within(rows, low, low | ((1 << DAY_SHIFT) - 1))
+        some = np.flatnonzero(found.channels < _ORDERED)
+        return (rows[found.which[some]] << CELL_BITS) | found.cells[some], found.values[some].astype(np.int64)
+
+    def _change(self, keys: Ints, values: Ints) -> None:
         for channel in range(_ORDERED):
-            self.change(rows, cell(days, places, channel), values[:, channel])
+            self._changes.append(((keys | channel).astype(np.uint64), values[:, channel]))
 
 
 @dataclass(frozen=True)
@@ -173,9 +229,14 @@ class _Buckets:
 
     @staticmethod
     def of(keys: Ints, first_hours: Ints) -> _Buckets:
-        place = (keys >> 4) & NO_HOUR
-        hours = ((keys >> CELL_BITS) << 24) | (first_hours[(keys >> 9) & 127] + place)
-        return _Buckets(keys >> 9, np.where(place == NO_HOUR, -1, hours))
+        place = (keys >> HOUR_SHIFT) & NO_HOUR
+        hours = ((keys >> CELL_BITS) << 24) | (first_hours[(keys >> DAY_SHIFT) & 127] + place)
+        return _Buckets(keys >> DAY_SHIFT, np.where(place == NO_HOUR, -1, hours))
+
+
+def _cells_of(buckets: Ints) -> Ints:
+    """[buckets * 3] place of each bucket's channels in a flat array: numpy adds to one dimension fastest."""
+    return (buckets[:, None] * _ORDERED + np.arange(_ORDERED)).reshape(-1)
 
 
 def _places(buckets: Ints, keys: Ints) -> tuple[Ints, Ints]:

@@ -40,7 +40,7 @@ HOURLY_DAYS = 3  # closed days that keep their hours: 48 hours reach into three 
 
 ROW_BITS = 27
 CELL_BITS = 16
-_DAY_SHIFT, _HOUR_SHIFT = 9, 4
+DAY_SHIFT, HOUR_SHIFT = 9, 4
 _DAY_MASK, _HOUR_MASK, _CHANNEL_MASK = 127, 31, 15
 _INDEX_BITS = 64 - ROW_BITS - CELL_BITS
 _AT_ONCE = 1 << 20  # cells of one sort, at most 2 ** _INDEX_BITS
@@ -50,7 +50,7 @@ _FAN = 8  # runs of a level that merge
 
 def cell(day: Array | int, hour: Array | int, channel: Array | int) -> Array:
     """The low bits of a key: day index, hour within the day or NO_HOUR, index in `CELL_CHANNELS`."""
-    return np.asarray(((np.asarray(day) & _DAY_MASK) << _DAY_SHIFT) | (np.asarray(hour) << _HOUR_SHIFT) | channel)
+    return np.asarray(((np.asarray(day) & _DAY_MASK) << DAY_SHIFT) | (np.asarray(hour) << HOUR_SHIFT) | channel)
 
 
 def keys_of(rows: Array, cells: Array | int) -> Keys:
@@ -141,11 +141,11 @@ class Found:
 
     def ages(self, day: int) -> Ints:
         """[cells] days from each cell's day to `day`."""
-        return (day - (self.cells >> _DAY_SHIFT)) & _DAY_MASK
+        return (day - (self.cells >> DAY_SHIFT)) & _DAY_MASK
 
     @property
     def hours(self) -> Ints:
-        return (self.cells >> _HOUR_SHIFT) & _HOUR_MASK
+        return (self.cells >> HOUR_SHIFT) & _HOUR_MASK
 
     @property
     def channels(self) -> Ints:
@@ -173,14 +173,17 @@ class Cells:
 
     def of_rows(self, rows: Ints) -> Found:
         """Every cell of these products [rows]."""
-        found: list[tuple[Ints, Ints, Array]] = []
-        for _, run in self._runs:
-            found.append(_within(run, rows, np.arange(len(rows))))
+        return self.within(rows, np.zeros(len(rows), np.int64), np.full(len(rows), (1 << CELL_BITS) - 1))
+
+    def within(self, rows: Ints, low: Ints, high: Ints) -> Found:
+        """The cells of these products [rows] whose low bits lie in [low, high]."""
+        found = [_within(run, rows, low, high, np.arange(len(rows))) for _, run in self._runs]
         blocks = rows >> _BLOCK_BITS
-        for block in np.unique(blocks).tolist():
+        for block in np.unique(blocks).tolist() if self._base else ():
             if block in self._base:
                 here = np.flatnonzero(blocks == block)
-                found.append(_within(self._base[block], rows[here] & ((1 << _BLOCK_BITS) - 1), here))
+                inside = rows[here] & ((1 << _BLOCK_BITS) - 1)
+                found.append(_within(self._base[block], inside, low[here], high[here], here))
         if not found:
             return Found(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.int64))
         which, cells, values = (np.concatenate(part) for part in zip(*found, strict=True))
@@ -192,7 +195,7 @@ class Cells:
         runs = [(0, run) for _, run in self._runs]
         for first, run in [*((block << _BLOCK_BITS, run) for block, run in self._base.items()), *runs]:
             low = run.keys.astype(np.uint16)
-            at = np.flatnonzero((low >> _DAY_SHIFT) == (day & _DAY_MASK))
+            at = np.flatnonzero((low >> DAY_SHIFT) == (day & _DAY_MASK))
             channels = low[at] & _CHANNEL_MASK
             for channel, total in zip(("units", "out_ms"), totals, strict=True):
                 here = at[channels == CELL_CHANNELS.index(channel)]
@@ -232,12 +235,11 @@ class Cells:
                 self._base[int(name)] = run
 
 
-def _within(run: Run, rows: Ints, which: Ints) -> tuple[Ints, Ints, Array]:
-    """Index into `which`, low bits and values of the cells of some rows in one run."""
-    kind = run.keys.dtype.type
-    first = (rows << CELL_BITS).astype(kind)
-    low = np.searchsorted(run.keys, first)
-    counts = np.searchsorted(run.keys, first | kind((1 << CELL_BITS) - 1), side="right") - low
+def _within(run: Run, rows: Ints, low: Ints, high: Ints, which: Ints) -> tuple[Ints, Ints, Array]:
+    """Index into `which`, low bits and values of one run's cells that lie in [low, high] of some rows."""
+    kind, rows = run.keys.dtype, rows << CELL_BITS
+    low = np.searchsorted(run.keys, (rows | low).astype(kind))
+    counts = np.searchsorted(run.keys, (rows | high).astype(kind), side="right") - low
     ends = np.cumsum(counts)
     at = np.arange(ends[-1] if len(ends) else 0) + np.repeat(low - ends + counts, counts)
     cells = run.keys[at].astype(np.uint16).astype(np.int64)
@@ -259,8 +261,8 @@ def _block(block: int, runs: Sequence[Run], base: Run | None, change: Change | N
 def _aged(run: Run, open_day: int) -> Run:
     """Cells of the ring alone, without hours where no window can ask for them any more; out of order."""
     low = run.keys.astype(np.uint16)
-    ages = (np.uint16(open_day & _DAY_MASK) - (low >> np.uint16(_DAY_SHIFT))) & np.uint16(_DAY_MASK)
-    keys = np.where(ages > HOURLY_DAYS, run.keys | np.uint64(NO_HOUR << _HOUR_SHIFT), run.keys)
+    ages = (np.uint16(open_day & _DAY_MASK) - (low >> np.uint16(DAY_SHIFT))) & np.uint16(_DAY_MASK)
+    keys = np.where(ages > HOURLY_DAYS, run.keys | np.uint64(NO_HOUR << HOUR_SHIFT), run.keys)
     inside = ages <= DAYS
     return Run(keys[inside], run.values[inside])
 

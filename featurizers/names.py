@@ -1,4 +1,4 @@
-"""Product names by number: an arena of bytes and a hash table, both numpy; 25 to 50 bytes a name beside its text."""
+"""Product names by number: an arena of bytes and a hash table, both numpy; 32 to 56 bytes a name beside its text."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _BYTES = 8  # of a word
 _PART = np.asarray([(1 << (8 * n)) - 1 for n in range(_BYTES + 1)], np.uint64)  # the first n bytes of a word
 _TAG = np.uint64(0xFFFFFFFF00000000)
 _ODD = np.uint64(0x9E3779B97F4A7C15)
-_BUCKET = 4  # slots that are looked at together
-_SMALLEST = 1024  # buckets
+_AHEAD = np.arange(8, dtype=np.uint64)
+_SMALLEST = 1024
 
 
 class ProductNames:
@@ -30,7 +30,7 @@ class ProductNames:
         self._used = 0  # words
         self._starts = np.zeros(_SMALLEST, np.uint32)  # [names] first word
         self._lengths = np.zeros(_SMALLEST, np.int32)  # [names] bytes
-        self._slots = np.zeros((_SMALLEST, _BUCKET), np.uint64)  # each bucket filled from its first slot on
+        self._slots = np.zeros(_SMALLEST, np.uint64)  # at most a third is taken
 
     def __len__(self) -> int:
         return self._count
@@ -84,31 +84,37 @@ class ProductNames:
 
     def _find(self, lengths: Codes, words: list[Words], hashes: Words) -> Codes:
         codes = np.full(len(lengths), -1, np.int32)
+        if self._count == 0:
+            return codes
         mask = np.uint64(len(self._slots) - 1)
-        waiting, bucket = np.arange(len(lengths)), hashes & mask
-        while len(waiting):
-            slots = self._slots[bucket]  # [waiting, slots]
-            alike = ((slots ^ hashes[waiting, None]) & _TAG) == 0
-            alike &= slots != 0
-            which, slot = np.nonzero(alike)
-            code = (slots[which, slot] & ~_TAG).astype(np.int64) - 1
-            which = waiting[which]
-            equal = self._equal(code, lengths[which], words, which)
-            codes[which[equal]] = code[equal]
-            further = (slots[:, -1] != 0) & (codes[waiting] < 0)  # past a bucket that is full
-            waiting, bucket = waiting[further], (bucket[further] + np.uint64(1)) & mask
+        slot = hashes & mask
+        entry = self._slots[slot]
+        code = (entry & ~_TAG).astype(np.int64) - 1
+        equal = self._equal(code, lengths, words)
+        equal &= code >= 0
+        np.copyto(codes, code, where=equal, casting="same_kind")
+        waiting = np.flatnonzero(~equal & (code >= 0))
+        slot = slot[waiting] + np.uint64(1)
+        while len(waiting):  # most names stand where they should; the rest a few slots further on
+            entry = self._slots[(slot[:, None] + _AHEAD) & mask]  # [waiting, slots]
+            which, place = np.nonzero(((entry ^ hashes[waiting, None]) & _TAG) == 0)
+            code = (entry[which, place] & ~_TAG).astype(np.int64) - 1
+            of = waiting[which]
+            equal = self._equal(code, lengths[of], [word[of] for word in words])
+            equal &= code >= 0
+            codes[of[equal]] = code[equal]
+            further = (entry != 0).all(axis=1) & (codes[waiting] < 0)
+            waiting, slot = waiting[further], slot[further] + np.uint64(len(_AHEAD))
         return codes
 
-    def _equal(self, code: Ints, lengths: Codes, words: list[Words], which: Ints) -> npt.NDArray[np.bool_]:
+    def _equal(self, code: Ints, lengths: Codes, words: list[Words]) -> npt.NDArray[np.bool_]:
+        """Whether the names of some codes are the texts; for the code -1, anything."""
         equal: npt.NDArray[np.bool_] = self._lengths[code] == lengths
-        start = self._starts[code].astype(np.int64)
+        start = self._starts[code]
         for i, word in enumerate(words):
-            long = lengths > i * _BYTES
-            if long.all():
-                equal &= self._words[np.minimum(start + i, self._used - 1)] == word[which]
-            else:
-                here = np.flatnonzero(equal & long)
-                equal[here] = self._words[start[here] + i] == word[which[here]]
+            # Past the end of a text its own word is 0, and another name's must not be compared with it.
+            alike = self._words[np.minimum(start + np.uint32(i), self._used - 1)] == word
+            equal &= alike | (lengths <= i * _BYTES)
         return equal
 
     def _append(self, lengths: Codes, words: list[Words], hashes: Words) -> None:
@@ -124,7 +130,7 @@ class ProductNames:
             here = np.flatnonzero(count > i)
             self._words[(ends - count)[here] + i] = word[here]
         self._count, self._used = new.stop, int(ends[-1])
-        if 2 * self._count > self._slots.size:
+        if 3 * self._count > len(self._slots):
             self._rehash()
         else:
             self._place(hashes, np.arange(new.start, new.stop))
@@ -132,21 +138,18 @@ class ProductNames:
     def _place(self, hashes: Words, codes: Ints) -> None:
         mask = np.uint64(len(self._slots) - 1)
         entry = (hashes & _TAG) | (codes + 1).astype(np.uint64)
-        bucket = hashes & mask
+        slot = hashes & mask
         while len(entry):
-            taken = (self._slots[bucket] != 0).sum(axis=1)
-            free = np.flatnonzero(taken < _BUCKET)
-            self._slots[bucket[free], taken[free]] = entry[free]
-            left = taken == _BUCKET
-            bucket[left] = (bucket[left] + np.uint64(1)) & mask
-            left[free] = self._slots[bucket[free], taken[free]] != entry[free]  # several went for one slot
-            entry, bucket = entry[left], bucket[left]
+            free = self._slots[slot] == 0
+            self._slots[slot[free]] = entry[free]
+            left = self._slots[slot] != entry  # several may have gone for one slot
+            entry, slot = entry[left], (slot[left] + np.uint64(1)) & mask
 
     def _rehash(self) -> None:
         room = len(self._slots)
-        while room * _BUCKET < 2 * self._count:
+        while room < 3 * self._count:
             room *= 2
-        self._slots = np.zeros((room, _BUCKET), np.uint64)
+        self._slots = np.zeros(room, np.uint64)
         for start in range(0, self._count, 1 << 16):
             part = slice(start, min(start + (1 << 16), self._count))
             starts, lengths = self._starts[part].astype(np.int64), self._lengths[part]
@@ -192,4 +195,4 @@ def _hashes(lengths: Codes, words: list[Words]) -> Words:
         # A text's hash depends on its own words alone, not on longer ones beside it.
         hashes = np.where(lengths > i * _BYTES, mixed, hashes)
     hashes *= _ODD
-    return hashes ^ (hashes >> np.uint64(32))  # the low bits choose the bucket: let all of them depend on all bytes
+    return hashes ^ (hashes >> np.uint64(32))  # the low bits choose the slot: let all of them depend on all bytes

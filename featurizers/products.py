@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from featurizers.arrivals import SETTLE, Arrivals
+from featurizers.arrivals import SETTLE, Arrivals, Days
 from featurizers.baseline import Baseline, CategoryRates, baseline
 from featurizers.cells import CELL_CHANNELS, HOURLY_DAYS, NO_HOUR, PLACE, Cells, Found, cell
 from featurizers.errors import WindowsError
@@ -28,6 +28,7 @@ from streams.records import CHANNELS, DAYS, HORIZONS, HOURS, EventKind, Modality
 _UNKNOWN = -1
 _UNITS, _OUT = CELL_CHANNELS.index("units"), CELL_CHANNELS.index("out_ms")
 _IN_WINDOW = np.asarray([CELL_CHANNELS.index(name) for name in CHANNELS])
+_STOCK = ("on_hand", "on_order", "lead_time_days", "unit_cost")
 _AT_ONCE = 1 << 14  # products whose days are spread out at a time, to bound memory
 _FAR = 2**62
 
@@ -62,6 +63,7 @@ class Products:
         self.open_day = _UNKNOWN
         self.since = _FAR  # first day of which an order or a behaviour was folded
         self._arrivals = Arrivals(self.cells)
+        self._ring: Days | None = None
         self._config = config
         self._counters = counters
         self._row_of = np.empty(0, np.int32)  # [names] row of a product's name, or _UNKNOWN
@@ -80,6 +82,13 @@ class Products:
         """UTC ms at which the open day ends."""
         return self.calendar.start(self.open_day + 1)
 
+    @property
+    def _days(self) -> Days:
+        if self._ring is None or self._ring.open_day != self.open_day:
+            days = slice(self.open_day - DAYS, self.open_day + 2)
+            self._ring = Days(self.open_day, self.calendar.midnights[days])
+        return self._ring
+
     def first(self) -> Array:
         """[products] event time of the first row."""
         return self.table["times"][:, 0]
@@ -96,24 +105,23 @@ class Products:
 
     def take_events(self, events: Columns, *, history: bool) -> Array:
         """Fold rows before the end of the open day; their product rows [rows]. `history`: nothing counts as late."""
-        day = self._days(events["at"])
-        beyond = (events["kind"] <= EventKind.IMAGE) & (day < self.open_day - DAYS)
-        if beyond.any():
+        days, at = self._days, events["at"]
+        oldest = int(at.min(initial=_FAR))
+        if oldest < days.midnights[0]:
+            beyond = (events["kind"] <= EventKind.IMAGE) & (at < days.midnights[0])
             self._counters["beyond_ring"] += int(beyond.sum())
             events = {name: array[~beyond] for name, array in events.items()}
-            day = day[~beyond]
         rows, kind, at = self._rows(events["product"]), events["kind"], events["at"]
         if len(rows) == 0:
             return rows
         timed = kind <= EventKind.FAVOURITE
-        if timed.any():
-            self.since = min(self.since, int(day[timed].min()))
-        late = timed & (day < self.open_day)
-        if not history and late.any():
+        if (self.since == _FAR or oldest < self.calendar.start(self.since)) and timed.any():
+            self.since = min(self.since, int(self.calendar.day(at[timed].min())))
+        if not history and oldest < self.start:
+            late = timed & (at < self.start)
             self._counters["late"] += int(late.sum())
             np.add.at(self.table["late"], rows[late], np.int32(1))
-        count = np.where(kind == EventKind.REVIEW, events["rating"], events["quantity"])
-        self._arrivals.add(rows, cell(day, self._hour_of_day(day, at // HOUR), 0), kind, at, count, events["amount"])
+        self._arrivals.add(rows, kind, at, events["quantity"], events["rating"], events["amount"])
         self._cancel(rows, events)
         self._catalogue(rows, events)
         self._levels(rows, events)
@@ -130,27 +138,7 @@ class Products:
 
     def settle(self) -> None:
         """Bring the sums and event times up to all that was folded; who reads them calls this first."""
-        days = self.open_day - np.arange(DAYS + 1)
-        first_hours = np.zeros(128, np.int64)
-        first_hours[days & 127] = self._first_hours(days)
-        self._counters["clipped"] += self._arrivals.settle(self.table["times"], first_hours)
-
-    def _days(self, at: Ints) -> Ints:
-        """[rows] day of each event time before the end of the open day; -1 before the ring."""
-        if len(at) == 0 or at.min() >= self.start:
-            return np.full(len(at), self.open_day)
-        oldest = self.open_day - DAYS
-        day = np.searchsorted(self.calendar.midnights[oldest : self.open_day + 1], at, side="right") - 1
-        return np.where(day < 0, -1, day + oldest)
-
-    def _first_hours(self, days: Ints) -> Ints:
-        """[days] UTC hour in which each day begins."""
-        return self.calendar.midnights[days] // HOUR
-
-    def _hour_of_day(self, days: Ints, hours: Ints) -> Ints:
-        """[rows] hours since the one in which the day begins, or NO_HOUR where no window can ask for them."""
-        recent = days >= self.open_day - HOURLY_DAYS
-        return np.where(recent, hours - self._first_hours(days), NO_HOUR)
+        self._counters["clipped"] += self._arrivals.settle(self.table["times"], self._days)
 
     def _rows(self, names: Array) -> Ints:
         highest = int(names.max(initial=-1))
@@ -180,15 +168,15 @@ class Products:
         if len(where) == 0:
             return
         ordered = np.minimum(events["ordered_at"][where], events["at"][where])
-        day, product = self._days(ordered), rows[where]
-        in_ring = day >= self.open_day - DAYS
+        product, day = rows[where], self._days.of(ordered) + (self.open_day - DAYS)
+        in_ring = ordered >= self._days.midnights[0]
         used = in_ring & ((self.table["used"][product] & _bit(day)) != 0)
         self._counters["beyond_ring"] += int((~in_ring).sum())
         self._counters["cancelled_after_outcome"] += int(used.sum())
         keep = np.flatnonzero(in_ring & ~used)
-        where, day, hour = where[keep], day[keep], ordered[keep] // HOUR
-        off = np.stack([events["quantity"][where], np.ones(len(where), np.int64), events["amount"][where]], axis=1)
-        self._arrivals.cancel(product[keep], day, self._hour_of_day(day, hour), off)
+        where, ones = where[keep], np.ones(len(keep), np.int64)
+        off = np.stack([events["quantity"][where], ones, events["amount"][where]], axis=1)
+        self._arrivals.cancel(product[keep], ordered[keep], off)
 
     def _catalogue(self, rows: Ints, events: Columns) -> None:
         where = np.flatnonzero(events["kind"] == EventKind.CATALOGUE)
@@ -217,7 +205,7 @@ class Products:
         sizes = np.diff(np.append(starts, len(where)))
         for turn in range(int(sizes.max())):
             one = where[starts[sizes > turn] + turn]  # each product once
-            self._set_level(rows[one], {name: array[one] for name, array in events.items()})
+            self._set_level(rows[one], {name: events[name][one] for name in ("at", *_STOCK)})
 
     def _set_level(self, rows: Ints, levels: Columns) -> None:
         """out_ms holds all time out of stock before max(newest level, start of the open day): keep it so."""
@@ -232,7 +220,7 @@ class Products:
         self._out_of_stock(rows[was_out], at[was_out], counted[was_out], -1)
         self._out_of_stock(rows[is_out], at[is_out], np.full(int(is_out.sum()), self.start), 1)
         self.newest()[rows, Modality.LEVEL] = at
-        for name in ("on_hand", "on_order", "lead_time_days", "unit_cost"):
+        for name in _STOCK:
             table[name][rows] = levels[name][newer]
 
     def _out_of_stock(self, rows: Ints, start: Ints, stop: Ints, sign: int) -> None:
@@ -325,7 +313,7 @@ class Products:
         """[rows, channels, HOURS] in the order of `CHANNELS`, up to the hour that holds `as_of`."""
         found = sums.found
         here = np.flatnonzero((found.hours != NO_HOUR) & (sums.ages <= HOURLY_DAYS))
-        hour = self._first_hours(self.open_day - sums.ages[here]) + found.hours[here]
+        hour = (self._days.midnights // HOUR)[DAYS - sums.ages[here]] + found.hours[here]
         place = hour - (as_of // HOUR - HOURS + 1)
         inside = (place >= 0) & (place < HOURS)
         here, place = here[inside], place[inside]
