@@ -8,7 +8,7 @@ UV := $(BIN)/python -m uv
 SOURCES := streams featurizers model deploy tests
 
 .DEFAULT_GOAL := help
-.PHONY: help setup kafka demo test check lint types layers format contracts lock clean
+.PHONY: help setup kafka demo test bench chaos schedules check lint types layers format contracts lock clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -38,7 +38,16 @@ demo: setup kafka  ## the main job on real sales; build/demo/report.html
 test: setup kafka  ## all tests; those on the broker only where there is a Java
 	@$(BIN)/python -m pytest -n 3 --dist loadscope --no-loadscope-reorder
 
-check: lint types layers test  ## what the build machine runs
+chaos: setup kafka  ## 50 disturbances of a running system on three brokers, then the checks; CHAOS="--seed 7" for others
+	@$(BIN)/python -m tests.chaos $(CHAOS)
+
+bench: setup kafka  ## trendstream beside its peers on a local Kafka; build/bench/engine.json
+	@$(BIN)/python -m tests.bench $(BENCH)
+
+schedules: setup  ## ten thousand simulated schedules of crashes, rebalances and errors; SCHEDULES="--seed 7" for one
+	@$(BIN)/python -m tests.schedules $(SCHEDULES)
+
+check: lint types layers test schedules  ## what the build machine runs
 
 lint: setup  ## ruff: rules and format
 	@$(BIN)/ruff check $(SOURCES)

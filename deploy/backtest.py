@@ -50,7 +50,7 @@ def backtest(
     watch.part("streaming the rest through the whole loop", max(total - fed, 1))
     runner = history.loop.runner
     for spec in (
-        pipeline.inference_spec(settings, bundle),
+        pipeline.inference_spec(settings, bundle, heads_since=until),
         pipeline.labels_spec(settings),
         pipeline.learner_spec(settings, bundle),
         pipeline.signals_spec(settings),

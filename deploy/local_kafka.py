@@ -1,4 +1,4 @@
-"""A real Apache Kafka for development and tests, without Docker: jars by Maven, one KRaft node on loopback.
+"""A real Apache Kafka for development and tests, without Docker: jars by Maven, a KRaft node on loopback.
 
 A broker lives in a folder: `server.properties`, `data/`, `broker.log`, and `state.json` while it runs, so that another
 process can find and stop it.
@@ -87,7 +87,7 @@ class LocalKafka:
     """One broker in `folder`; a new folder is an empty broker, an old one keeps its records.
 
     `port` 0 takes a free one. `memory_mb` is the heap of the Java process. `overrides` are broker settings that win
-    over the ones of this module.
+    over the ones of this module. `cluster` is the id that the nodes of one cluster share; empty: an id of its own.
     """
 
     def __init__(
@@ -98,6 +98,7 @@ class LocalKafka:
         jars: Path | str = JARS,
         memory_mb: int = 512,
         overrides: dict[str, str] | None = None,
+        cluster: str = "",
         start_timeout_s: float = 60.0,
     ) -> None:
         self.folder = Path(folder).resolve()
@@ -105,6 +106,7 @@ class LocalKafka:
         self._port = port
         self._memory_mb = memory_mb
         self._overrides = overrides or {}
+        self._cluster = cluster
         self._start_timeout_s = start_timeout_s
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -195,13 +197,12 @@ class LocalKafka:
     def _format(self, java: str) -> None:
         if (self.folder / "data" / "meta.properties").exists():
             return
-        cluster = _cluster_id()
         command = [
             *self._java(java, 128),
             "kafka.tools.StorageTool",
             "format",
             "-t",
-            cluster,
+            self._cluster or cluster_id(),
             "-c",
             str(self._properties),
         ]
@@ -373,7 +374,7 @@ def _command_line(pid: int) -> str:
     return done.stdout
 
 
-def _cluster_id() -> str:
+def cluster_id() -> str:
     """22 characters, as Kafka writes a UUID."""
     while True:
         name = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")

@@ -126,13 +126,17 @@ def projections(settings: Settings) -> tuple[str, str]:
 
 
 def inference_spec(
-    settings: Settings, bundle: Bundle, recorded: Mapping[tuple[int, int], tuple[str, int]] | None = None
+    settings: Settings,
+    bundle: Bundle,
+    recorded: Mapping[tuple[int, int], tuple[str, int]] | None = None,
+    heads_since: int = 0,
 ) -> StageSpec:
-    """`recorded` are the heads that earlier predictions name, for folding a log again."""
+    """`recorded` are the heads that earlier predictions name, for folding a log again; `heads_since` is the first epoch
+    that the learner can make, where the windows stage has run before it (UTC ms)."""
     from model.heads import HeadStore
     from model.scoring import InferenceConfig, InferenceStage
 
-    heads = HeadStore(bundle.version)
+    heads = HeadStore(bundle.version, heads_since)
     return StageSpec(
         "inference",
         ("trend.windows",),

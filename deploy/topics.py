@@ -13,8 +13,10 @@ from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec  # type: ignore[attr-defined]
 
 from deploy.errors import TopicError
+from streams.codecs import encode_json
 from streams.errors import BrokerError
-from streams.kafka import partition_counts, read
+from streams.kafka import partition_counts, producer, read, send
+from streams.records import Skip
 from streams.stage import Message
 from streams.topics import TOPICS, Topic, topics
 
@@ -82,10 +84,12 @@ def read_topic(
     name: str,
     *,
     partition: int | None = None,
+    offset: int = 0,
     latest: int | None = None,
     timeout_s: float = 10.0,
 ) -> Iterator[Message]:
-    """Every committed record that lies in the topic now, or only the `latest` newest ones, oldest first.
+    """Every committed record that lies in the topic now, from `offset` on, or only the `latest` newest ones, oldest
+    first.
 
     Raises TopicError for a topic or partition that is not there.
     """
@@ -97,7 +101,8 @@ def read_topic(
     chosen = range(count) if partition is None else (partition,)
     if latest is None:
         # One after the other: offsets in order are what a person looks for.
-        return itertools.chain.from_iterable(read(bootstrap, name, [p], timeout=timeout_s) for p in chosen)
+        start = dict.fromkeys(chosen, offset) if offset else None
+        return itertools.chain.from_iterable(read(bootstrap, name, [p], start, timeout_s) for p in chosen)
     ranges = _offsets(_admin(bootstrap), {name: count}, timeout_s)
     # Marks of transactions take offsets too, one a commit at most beside one record at least: twice is far enough.
     start = {p: max(ranges[name, p][0], ranges[name, p][1] - 2 * latest) for p in chosen}
@@ -107,6 +112,25 @@ def read_topic(
         key=lambda m: (m.timestamp, m.partition, m.offset),
     )
     return reversed(newest)
+
+
+def skip_record(bootstrap: str, skip: Skip, timeout_s: float = 10.0) -> None:
+    """Let a stage pass over one record of its input, from its next start on. Raises TopicError where none is there."""
+    count = partition_counts(bootstrap, timeout_s).get(skip.topic, 0)
+    if not 0 <= skip.partition < count:
+        raise TopicError(
+            f"topic {skip.topic} has {count} partitions on {bootstrap}, and none with number {skip.partition}"
+        )
+    first, end = _offsets(_admin(bootstrap), {skip.topic: count}, timeout_s)[skip.topic, skip.partition]
+    if not first <= skip.offset < end:
+        raise TopicError(
+            f"{skip.topic}/{skip.partition} holds offsets {first} to {end - 1}, not {skip.offset}; take the one that "
+            "the worker's error names"
+        )
+    to = producer(bootstrap)
+    send(to, "trend.skips", 0, encode_json(skip), f"{skip.stage}/{skip.topic}/{skip.partition}/{skip.offset}".encode())
+    if to.flush(timeout_s):
+        raise BrokerError(f"trend.skips: {bootstrap} did not take the record within {timeout_s:g} s; try again")
 
 
 def _make(admin: AdminClient, missing: list[Topic], timeout_s: float) -> None:

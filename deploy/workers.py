@@ -53,6 +53,9 @@ class LoggedRunner:
     def aborted(self, stage: str, reason: str) -> None:
         _LOG.warning("aborted", stage=stage, reason=reason)
 
+    def warned(self, stage: str, message: str) -> None:
+        _LOG.warning(message, stage=stage)
+
 
 def runner_config(settings: Settings, bootstrap: str) -> RunnerConfig:
     return RunnerConfig(

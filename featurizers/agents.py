@@ -1,12 +1,14 @@
 """The Faust shell around the encoder stages: micro-batches, the model in a thread, at least once.
 
-What Faust does by itself is not safe enough here, so this shell changes four things:
+What Faust does by itself is not safe enough here, so this shell changes five things:
 
 - its consumer reads uncommitted records and waits 1.5 s for a fetch: ours does neither;
 - its commit stops for good at a gap near the head of a partition (transaction markers and aborted records leave gaps):
   batches are done in order here, so the newest finished offset is what is committed;
 - an agent that fails is started anew, and what it had taken counts as done: here the process ends;
-- its producer may reorder when it tries again: ours is idempotent, and waits for each delivery.
+- its producer may reorder when it tries again: ours is idempotent, and waits for each delivery;
+- its consumer is fenced by nobody, since its heartbeats do not name the static member: a worker that stood still and
+  was replaced would join again and throw its heir out, and so on in turns. Here who is no member any more ends.
 """
 
 from __future__ import annotations
@@ -53,11 +55,30 @@ class AgentConfig:
     max_record_bytes: int = MAX_RECORD_BYTES
 
 
+class _Client(aiokafka.AIOKafkaConsumer):  # type: ignore[misc]
+    """A consumer that tells when the group does not know it any more, instead of joining again."""
+
+    def __init__(self, on_lost: Callable[[], None], **settings: Any) -> None:
+        super().__init__(**settings)
+        self._on_lost = on_lost
+
+    async def start(self) -> None:
+        await super().start()
+        reset = self._coordinator.reset_generation
+
+        def lost() -> None:
+            self._on_lost()
+            reset()
+
+        self._coordinator.reset_generation = lost
+
+
 class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
     def _create_worker_consumer(self, transport: Any) -> Any:
         config: AgentConfig = self.app.agent_config
         self._assignor = RoundRobinPartitionAssignor
-        return aiokafka.AIOKafkaConsumer(
+        return _Client(
+            self.app.lost,
             bootstrap_servers=config.bootstrap.split(","),
             client_id=self.app.conf.id,
             group_id=self.app.conf.id,
@@ -128,7 +149,8 @@ class EncoderApp(faust.App):  # type: ignore[misc]
 
     def __init__(self, spec: StageSpec, config: AgentConfig, datadir: str, observer: Observer | None = None) -> None:
         self.agent_config = config
-        self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._running_loop = asyncio.get_running_loop()
+        self.failed: asyncio.Future[None] = self._running_loop.create_future()
         self._spec = spec
         self._observer = observer or Silent()
         self._stages: dict[tuple[str, int], Stage] = {}
@@ -156,6 +178,20 @@ class EncoderApp(faust.App):  # type: ignore[misc]
         )
         source = self.topic(*spec.inputs, key_type=bytes, value_type=bytes, internal=False)
         self.agent(source, name=spec.name)(self._run)
+
+    def lost(self) -> None:
+        """The group does not know this worker any more; said in the consumer's thread, and at the end as well."""
+        self._running_loop.call_soon_threadsafe(self._end_lost)
+
+    def _end_lost(self) -> None:
+        if not (self._ending or self.failed.done() or self.should_stop):
+            name = self.conf.consumer_group_instance_id
+            self.failed.set_exception(
+                BrokerError(
+                    f"{self._spec.name}: {name} is no member of its group any more: it stood still for longer than its "
+                    "session, or another worker runs in its slot; give each worker a --slot of its own, and start again"
+                )
+            )
 
     async def finish(self) -> None:
         """Let the micro-batch in hand be delivered, and take no other."""

@@ -196,6 +196,7 @@ class HeadStore:
     """Heads of one network as they arrive from `model.heads`; versioned data of the inference stage."""
 
     model: str
+    since: int = 0  # the frozen head's are all epochs before: no learner ran that could have made others
     _heads: dict[int, Head] = field(default_factory=dict)  # by epoch, ascending
 
     def put(self, message: Message) -> None:
@@ -218,7 +219,7 @@ class HeadStore:
 
     def has(self, epoch: int) -> bool:
         """Whether a head of this epoch or a later one is there, so that `select(epoch)` will not change any more."""
-        return bool(self._heads) and next(reversed(self._heads)) >= epoch
+        return epoch < self.since or (bool(self._heads) and next(reversed(self._heads)) >= epoch)
 
     def get(self, version: str) -> Head | None:
         return next((head for head in reversed(self._heads.values()) if head.version == version), None)

@@ -13,8 +13,16 @@ class SnapshotError(StreamsError):
     """A snapshot is missing a part, or a part is not what its manifest says."""
 
 
+class PoisonError(StreamsError):
+    """A record of a stage's input that its fold cannot take."""
+
+
 class BrokerError(StreamsError):
     """The broker could not be reached, or refused."""
+
+
+class UnreachableError(BrokerError):
+    """No broker answered in time: the same may go well in a moment."""
 
 
 class ConfigurationError(StreamsError):

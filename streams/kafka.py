@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
+from operator import methodcaller
+from typing import Any, overload
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from streams.errors import BrokerError
-from streams.stage import Message
+from streams.errors import BrokerError, UnreachableError
+from streams.stage import Message, TaskKey
 
 _LOG = logging.getLogger("streams.librdkafka")
 MAX_RECORD_BYTES = 8 * 1024 * 1024
+# Methods to map over a poll: half the time of a loop that calls them.
+_ERROR, _TOPIC, _PARTITION, _VALUE = map(methodcaller, ("error", "topic", "partition", "value"))
 
 
 def consumer(bootstrap: str, group: str, instance: str = "", wait_ms: int = 50) -> Consumer:
@@ -37,6 +41,7 @@ def consumer(bootstrap: str, group: str, instance: str = "", wait_ms: int = 50) 
         "heartbeat.interval.ms": 1_000,
         "partition.assignment.strategy": "range",
         "allow.auto.create.topics": False,
+        "topic.metadata.refresh.interval.ms": 10_000,  # how soon a partition that the platform adds is noticed
     }
     if instance:
         settings["group.instance.id"] = instance
@@ -84,12 +89,59 @@ def message(record: Any) -> Message:
     )
 
 
+class Polled(Sequence[Message]):
+    """Records of one partition as they were polled. A `Message` is made when it is asked for: a stage that takes
+    whole polls, and only their `values`, pays for none."""
+
+    def __init__(self, records: list[Any]) -> None:
+        self._records = records
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    @overload
+    def __getitem__(self, index: int) -> Message: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Polled: ...
+
+    def __getitem__(self, index: int | slice) -> Message | Polled:
+        found = self._records[index]
+        return Polled(found) if isinstance(index, slice) else message(found)
+
+    def __iter__(self) -> Iterator[Message]:
+        return map(message, self._records)
+
+    def values(self) -> list[bytes | None]:
+        return [*map(_VALUE, self._records)]
+
+
+def values(messages: Sequence[Message]) -> list[bytes | None]:
+    """The values alone, without a `Message` for each where that can be."""
+    return messages.values() if isinstance(messages, Polled) else [m.value for m in messages]
+
+
+def runs(records: list[Any]) -> Iterator[tuple[TaskKey, bool, list[Any]]]:
+    """Polled records cut where the partition changes, in their order: task, whether they stand for errors, records.
+
+    librdkafka hands out what it fetched of a partition in one piece, so a poll is a few runs.
+    """
+    failed = [error is not None for error in map(_ERROR, records)]
+    start = 0
+    for (topic, partition, errors), run in groupby(
+        zip(map(_TOPIC, records), map(_PARTITION, records), failed, strict=True)
+    ):
+        end = start + sum(1 for _ in run)
+        yield (topic, partition), errors, records[start:end]
+        start = end
+
+
 def partition_counts(bootstrap: str, timeout: float = 10.0) -> dict[str, int]:
-    """Topics that exist, with their number of partitions. Raises BrokerError where no broker answers."""
+    """Topics that exist, with their number of partitions. Raises UnreachableError where no broker answers."""
     try:
         listed = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0}).list_topics(timeout=timeout).topics
     except KafkaException as error:
-        raise BrokerError(
+        raise UnreachableError(
             f"no Kafka answers at {bootstrap!r} ({error.args[0].str()}); start one with `trendstream broker start`, "
             "or set TRENDSTREAM_BOOTSTRAP"
         ) from error
@@ -117,7 +169,7 @@ def read(
 ) -> Iterator[Message]:
     """Every committed record that lies in a topic now, partition by partition as they arrive, then stop.
 
-    `start` gives first offsets by partition. Stops at each partition's end; raises BrokerError when nothing
+    `start` gives first offsets by partition. Stops at each partition's end; raises UnreachableError when nothing
     arrives for `timeout` seconds.
     """
     count = partition_counts(bootstrap).get(topic)
@@ -139,8 +191,8 @@ def read(
                 elif error.code() == KafkaError._PARTITION_EOF:
                     open_partitions.discard(record.partition())
                 else:
-                    raise BrokerError(f"reading {topic}: {error.str()}")
+                    raise UnreachableError(f"reading {topic}: {error.str()}")
             if time.monotonic() - last > timeout:
-                raise BrokerError(f"reading {topic}: nothing arrived for {timeout:g} s from {bootstrap}")
+                raise UnreachableError(f"reading {topic}: nothing arrived for {timeout:g} s from {bootstrap}")
     finally:
         reader.close()

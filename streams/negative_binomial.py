@@ -36,11 +36,18 @@ def pmf(k: npt.ArrayLike, mean: npt.ArrayLike, r: npt.ArrayLike) -> Floats:
 
 def quantile(q: npt.ArrayLike, mean: npt.ArrayLike, r: npt.ArrayLike) -> Floats:
     """Smallest integer k with P(Y <= k) >= q."""
+    level, mean, r = np.broadcast_arrays(*(np.asarray(v, np.float64) for v in (q, mean, r)))
+    k = np.zeros(level.shape)
+    # Most products sell less than once a day: no inverse is needed where no unit at all is likely enough.
+    some = ~(cdf(0.0, mean, r) >= level)
+    k[some] = _above_zero(level[some], mean[some], r[some])
+    return k
+
+
+def _above_zero(level: Floats, mean: Floats, r: Floats) -> Floats:
     n, p = _shape(mean, r)
-    level, n, p = np.broadcast_arrays(np.asarray(q, np.float64), n, p)
     with np.errstate(invalid="ignore"):
         k = np.maximum(np.ceil(special.nbdtrik(level, n, p)), 0.0)
-    k = np.where(cdf(0.0, mean, r) >= level, 0.0, k)  # where the mean is next to nothing, the inverse is not a number
     # The inverse is a float's width off at times: the definition has the last word.
     k = np.where(cdf(k - 1, mean, r) >= level, k - 1, k)
     k = np.where(cdf(k, mean, r) < level, k + 1, k)

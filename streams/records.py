@@ -520,6 +520,19 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     state: dict[str, bytes] = {}  # small state of a stage that takes no snapshots, as base64
 
 
+class Skip(msgspec.Struct, frozen=True, kw_only=True):
+    """`trend.skips`: one record of a stage's input that it passes over from its next start on, and who said so."""
+
+    schema_version: int = VERSION
+    stage: str
+    topic: str
+    partition: int
+    offset: int
+    reason: str
+    by: str
+    at: Instant  # when it was said
+
+
 class Chunk(msgspec.Struct, frozen=True, kw_only=True):
     """One part of a snapshot's manifest: where a named blob lies in `trend.snapshots`."""
 
@@ -546,6 +559,7 @@ JSON_RECORDS: dict[str, type[msgspec.Struct]] = {
     "model.heads": Head,
     "model.events": ModelEvent,
     "trend.progress": Progress,
+    "trend.skips": Skip,
 }
 
 

@@ -1,28 +1,33 @@
 """A stage on Kafka: consume, fold, and commit outputs, offsets and snapshot manifests in one transaction.
 
 The order of a commit is written once, in `Runner._commit`. Any abort throws away the state of every owned partition and
-restores it: state is never ahead of its offsets. A fatal error (a fenced zombie) ends the process.
+restores it: state is never ahead of its offsets. A fatal error (a fenced zombie) ends the process; an error that passes
+(a broker is away) is worth another try, for as long as `RunnerConfig.patience_ms` says.
 """
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from operator import lt
 from typing import Any, Protocol
 
 from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, TopicPartition
 
 from streams import kafka
 from streams.codecs import decode_json, encode_json
-from streams.errors import BrokerError, SnapshotError
-from streams.records import Progress, SnapshotManifest
+from streams.errors import BrokerError, PoisonError, SnapshotError, StreamsError, UnreachableError
+from streams.records import Progress, Skip, SnapshotManifest
 from streams.snapshots import TOPIC as SNAPSHOTS
 from streams.snapshots import SnapshotReader, drop, ladder, snapshot_partition, take
 from streams.stage import Clock, Message, Output, Stage, StageSpec, TaskKey, TaskStatus
+from streams.topics import PLATFORM_TOPICS, TOPICS
 
 PROGRESS = "trend.progress"
+SKIPS = "trend.skips"
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,7 @@ class RunnerConfig:
     snapshot_interval_ms: int = 30_000
     transaction_timeout_ms: int = 10_000
     max_poll: int = 2_000  # records of one poll
+    patience_ms: int = 120_000  # with errors that pass, before the process ends
 
 
 class Observer(Protocol):
@@ -48,6 +54,8 @@ class Observer(Protocol):
 
     def aborted(self, stage: str, reason: str) -> None: ...
 
+    def warned(self, stage: str, message: str) -> None: ...
+
 
 class Silent:
     def assigned(self, stage: str, tasks: Sequence[TaskKey]) -> None:
@@ -60,6 +68,9 @@ class Silent:
         return None
 
     def aborted(self, stage: str, reason: str) -> None:
+        return None
+
+    def warned(self, stage: str, message: str) -> None:
         return None
 
 
@@ -80,7 +91,7 @@ class _Task:
 
 
 class Runner:
-    """Runs one stage until told to stop. One thread; everything happens in `run`."""
+    """Runs one stage until told to stop. One thread; everything happens in `run`, turn by turn."""
 
     def __init__(
         self,
@@ -95,8 +106,13 @@ class Runner:
         self._observer: Observer = observer or Silent()
         self._tasks: dict[TaskKey, _Task] = {}
         self._paused: set[TaskKey] = set()
+        self._skips: set[tuple[str, int, int]] = set()  # topic, partition and offset of records to pass over
         self._clock: Clock | None = spec.clock() if spec.clock else None
         self._in_transaction = False
+        self._abort_due = ""  # why the open transaction has to go
+        self._restore_due: list[TaskKey] | None = None  # tasks that are ours, and have no state yet
+        self._fatal: KafkaException | None = None  # raised in a callback
+        self._failing_since: float | None = None
         self._records = self._outputs = 0
         self._last_commit = self._last_tick = 0.0
         name = f"trendstream.{spec.name}"
@@ -108,47 +124,96 @@ class Runner:
     # -- life ---------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Blocks until `stop()`; raises BrokerError on an error that this process cannot mend."""
+        """Blocks until `stop()`; raises BrokerError on an error that this process cannot mend, PoisonError on a record
+        that the stage cannot fold, SnapshotError where its state cannot be made again."""
+        for _ in self.turns():
+            pass
+
+    def turns(self) -> Iterator[None]:
+        """`run`, one step at a time: the simulation of schedules decides what happens between two of them."""
         counts = kafka.partition_counts(self._config.bootstrap)
         missing = [t for t in (*self._spec.inputs, *self._spec.versioned) if t not in counts]
         if missing:
             raise BrokerError(f"topics {missing} do not exist; `trendstream topics create` makes them")
+        self._require_known([(topic, counts[topic] - 1) for topic in self._spec.inputs])
         try:
             self._producer.init_transactions(30)
             self._start_versioned()
             self._consumer.subscribe(list(self._spec.inputs), on_assign=self._assign, on_revoke=self._revoke)
             while not self._stop():
                 self._step()
+                yield
             self._finish()
         except KafkaException as error:
             raise BrokerError(f"{self._spec.name}: {error.args[0].str()} ({error.args[0].name()})") from error
         finally:
+            self._tasks.clear()  # closing revokes, and that would commit: never what a failed step has left half done
+            self._abort_due = self._abort_due or "the worker ends"
             self._consumer.close()
             if self._versioned is not None:
                 self._versioned.close()
 
     def _step(self) -> None:
-        self._poll_versioned(0.0)
         try:
+            self._poll_versioned(0.0)
             polled = self._poll()
+            self._mend()
             held = self._release()
             self._tick()
             if held or not polled:  # others wait for what is done: say it now
                 self._commit(snapshots=True)
             else:
                 self._commit_if_due()
+            self._failing_since = None
         except KafkaException as error:
             cause = error.args[0]
-            if _is_fatal(cause):
-                raise
-            if not (cause.txn_requires_abort() or cause.retriable() or self._in_transaction):
+            if not self._passes(cause):
                 raise
             self._reset(cause.str())
+        except UnreachableError as error:
+            if not self._has_patience():
+                raise
+            self._reset(str(error))
+
+    def _passes(self, cause: Any) -> bool:
+        """Whether an abort and another try may help."""
+        if _is_fatal(cause):
+            return False
+        passing = cause.txn_requires_abort() or cause.retriable() or cause.code() in _PASSING
+        return (passing or self._in_transaction) and self._has_patience()
+
+    def _has_patience(self) -> bool:
+        self._failing_since = self._failing_since or time.monotonic()
+        return time.monotonic() - self._failing_since < self._config.patience_ms / 1000
+
+    def _reset(self, reason: str) -> None:
+        """Throw away what is not committed; `_mend` restores it. May be called again before it has."""
+        self._abort_due = reason
+        if self._restore_due is None:
+            self._restore_due = list(self._tasks)
+        self._tasks.clear()
+        time.sleep(0.1)  # what failed at once is not asked again at once
+
+    def _mend(self) -> None:
+        """What an error or a rebalance has left to do."""
+        if self._fatal is not None:
+            raise self._fatal
+        if self._abort_due:
+            self._abort(self._abort_due)
+            self._abort_due = ""
+        if self._restore_due is not None:
+            self._own(self._restore_due)
+            self._restore_due = None
 
     def _finish(self) -> None:
         for task in self._tasks.values():
             task.snapshot_due = 0.0  # a clean end leaves nothing to fold again
-        self._commit(snapshots=True)
+        try:
+            self._commit(snapshots=True)
+        except KafkaException as error:
+            if not self._passes(error.args[0]):
+                raise
+            self._observer.aborted(self._spec.name, error.args[0].str())  # whoever comes next folds it again
 
     # -- input --------------------------------------------------------------------------------------------------
 
@@ -157,32 +222,38 @@ class Runner:
         if first is None:
             return 0
         records: list[Any] = [first, *self._consumer.consume(self._config.max_poll - 1, 0.0)]
-        by_task: dict[TaskKey, list[Message]] = {}
-        for record in records:
+        by_task: dict[TaskKey, list[Any]] = {}
+        for key, failed, run in kafka.runs(records):
+            task = self._tasks.get(key)
+            if failed:
+                self._note(task, run)
+            elif task is not None:
+                task.caught_up = False
+                mine = by_task.setdefault(key, [])
+                past = mine[-1].offset() if mine else task.position - 1
+                mine += _beyond(past, run)
+        now = int(time.time() * 1000)
+        for key in sorted(key for key, mine in by_task.items() if mine):
+            self._tasks[key].last_input_at = now
+            self._take(key, self._tasks[key], kafka.Polled(by_task[key]))
+        return sum(map(len, by_task.values()))
+
+    def _note(self, task: _Task | None, errors: list[Any]) -> None:
+        """The end of a partition; raises what is neither that nor passing."""
+        for record in errors:
             error = record.error()
-            task = self._tasks.get((record.topic(), record.partition()))
-            if error is None:
-                if task is not None and record.offset() >= task.position:  # else revoked since, or read again
-                    task.caught_up = False
-                    by_task.setdefault((record.topic(), record.partition()), []).append(kafka.message(record))
-            elif error.code() == KafkaError._PARTITION_EOF:
+            if error.code() == KafkaError._PARTITION_EOF:
                 if task is not None:
                     task.caught_up = True
             elif _is_fatal(error) or not (error.retriable() or error.code() in _PASSING):
                 raise KafkaException(error)
-        now = int(time.time() * 1000)
-        for key in sorted(by_task):
-            self._tasks[key].last_input_at = now
-            self._take(key, self._tasks[key], by_task[key])
-        return sum(map(len, by_task.values()))
 
-    def _take(self, key: TaskKey, task: _Task, messages: list[Message]) -> None:
+    def _take(self, key: TaskKey, task: _Task, messages: Sequence[Message]) -> None:
         if self._spec.batched:
-            if messages:
-                self._fold(task, messages)
+            self._fold(task, messages)
             return
         for position, message in enumerate(messages):
-            if task.waiting or not task.stage.ready(message):
+            if task.waiting or not self._ready(task, message):
                 if not task.waiting:
                     task.waiting_since = time.monotonic()
                     self._consumer.pause([TopicPartition(*key)])
@@ -199,7 +270,7 @@ class Runner:
                 continue
             while task.waiting:
                 waited = (time.monotonic() - task.waiting_since) * 1000
-                if not task.stage.ready(task.waiting[0]) and waited < self._spec.ready_timeout_ms:
+                if not self._ready(task, task.waiting[0]) and waited < self._spec.ready_timeout_ms:
                     break
                 self._fold(task, [task.waiting.popleft()])
                 task.waiting_since = time.monotonic()
@@ -210,12 +281,41 @@ class Runner:
                 self._consumer.resume([TopicPartition(*key)])
         return held
 
-    def _fold(self, task: _Task, messages: list[Message]) -> None:
-        outputs = task.stage.fold(messages)
+    def _ready(self, task: _Task, message: Message) -> bool:
+        with self._at([message]):
+            return _place(message) in self._skips or task.stage.ready(message)
+
+    def _fold(self, task: _Task, messages: Sequence[Message]) -> None:
+        with self._at(messages):
+            outputs = task.stage.fold(self._without_skips(messages))
         task.position = messages[-1].offset + 1
         task.dirty = True
         self._records += len(messages)
         self._publish(outputs)
+
+    def _without_skips(self, messages: Sequence[Message]) -> Sequence[Message]:
+        if not self._skips:
+            return messages
+        kept = [m for m in messages if _place(m) not in self._skips]
+        for message in messages:
+            if _place(message) in self._skips:
+                self._observer.warned(self._spec.name, f"passed over {_named(message)}, as trend.skips says")
+        return kept
+
+    @contextmanager
+    def _at(self, messages: Sequence[Message]) -> Iterator[None]:
+        """Name the record at which the stage's own code failed, and the way past it."""
+        try:
+            yield
+        except Exception as error:
+            what = str(error) if isinstance(error, StreamsError) else f"{type(error).__name__}: {error}"
+            first, last = messages[0], messages[-1]
+            until = f" to {last.offset}" if last.offset > first.offset else ""
+            raise PoisonError(
+                f"{self._spec.name} cannot fold {_named(first)}{until}: {what}. See it with `trendstream topics cat "
+                f"{first.topic} --partition {first.partition} --offset {first.offset}`; go past it with `trendstream "
+                f"topics skip {self._spec.name} {first.topic} {first.partition} {first.offset} --reason …`"
+            ) from error
 
     def _publish(self, outputs: Sequence[Output]) -> None:
         if outputs and not self._in_transaction:
@@ -244,7 +344,11 @@ class Runner:
     # -- commit -------------------------------------------------------------------------------------------------
 
     def _dirty(self) -> bool:
-        return self._in_transaction or any(t.dirty for t in self._tasks.values())
+        return self._in_transaction or any(t.dirty or self._snapshot_due(t) for t in self._tasks.values())
+
+    def _snapshot_due(self, task: _Task) -> bool:
+        waits = task.position > max(task.snapshot_offset, 0)
+        return self._chunks is not None and waits and time.monotonic() >= task.snapshot_due
 
     def _commit_if_due(self) -> None:
         if time.monotonic() - self._last_commit >= self._config.commit_interval_ms / 1000:
@@ -254,7 +358,7 @@ class Runner:
         """The one place where anything becomes true."""
         started = time.monotonic()
         self._last_commit = started
-        if not self._dirty():
+        if self._abort_due or not self._dirty():  # what waits for its abort is not whole
             return
         # 1. The transaction is open already if the fold has published; else open it for the offsets.
         if not self._in_transaction:
@@ -309,11 +413,11 @@ class Runner:
 
     def _snapshot_chunks(self) -> list[tuple[_Task, Any]]:
         assert self._chunks is not None
-        now, taken = time.monotonic(), []
+        taken = []
         for key, task in self._tasks.items():
-            if now < task.snapshot_due or task.position <= max(task.snapshot_offset, 0):
+            if not self._snapshot_due(task):
                 continue
-            task.snapshot_due = now + self._config.snapshot_interval_ms / 1000
+            task.snapshot_due = time.monotonic() + self._config.snapshot_interval_ms / 1000
             snapshot = take(
                 self._spec.name,
                 key,
@@ -338,31 +442,48 @@ class Runner:
 
     # -- ownership ----------------------------------------------------------------------------------------------
 
+    # Callbacks run inside of the consumer's poll, which garbles what is raised in them: nothing is. What may fail waits
+    # for `_mend`.
+
     def _assign(self, _: Any, partitions: list[TopicPartition]) -> None:
-        self._own([(p.topic, p.partition) for p in partitions])
+        self._restore_due = [(p.topic, p.partition) for p in partitions]
+        self._consumer.assign([])
 
     def _revoke(self, _: Any, partitions: list[TopicPartition]) -> None:
         try:
             self._commit(snapshots=False)
         except KafkaException as error:
+            self._abort_due = error.args[0].str()
             if _is_fatal(error.args[0]):
-                raise
-            self._abort(error.args[0].str())
+                self._fatal = error
+        self._restore_due = None
         self._tasks.clear()
         self._paused.clear()
 
     def _own(self, keys: list[TaskKey]) -> None:
         """Build, restore and assign these tasks, in place of all that was owned."""
+        self._require_known(keys)
         self._tasks = self._restore(sorted(keys))
         self._paused = set()
         if self._clock is not None:
             self._clock = self._spec.clock() if self._spec.clock else None
-        self._consumer.assign([TopicPartition(*key, task.position) for key, task in self._tasks.items()])
+        partitions = [TopicPartition(*key, task.position) for key, task in self._tasks.items()]
+        self._consumer.assign(partitions)
+        self._consumer.resume(partitions)  # a pause outlives an assignment, and its reason is gone with the old state
         self._observer.assigned(self._spec.name, list(self._tasks))
 
-    def _reset(self, reason: str) -> None:
-        self._abort(reason)
-        self._own(list(self._tasks))
+    def _require_known(self, keys: Sequence[TaskKey]) -> None:
+        """Refuse partitions that our own topics were not made with; one more of the platform's is one more source."""
+        for topic, partition in keys:
+            if topic in PLATFORM_TOPICS or topic not in TOPICS:
+                continue
+            made = TOPICS[topic].partitions or self._config.partitions
+            if partition >= made:
+                raise BrokerError(
+                    f"{self._spec.name}: {topic} has a partition {partition}, but was made with {made} "
+                    "(TRENDSTREAM_PARTITIONS): a product's records would lie in two logs. Make the topics anew with "
+                    "the number that is wanted, and replay the platform's into them"
+                )
 
     def _abort(self, reason: str) -> None:
         self._observer.aborted(self._spec.name, reason)
@@ -376,6 +497,8 @@ class Runner:
     def _restore(self, keys: list[TaskKey]) -> dict[TaskKey, _Task]:
         if not keys:
             return {}
+        skips = (decode_json(m.value, Skip) for m in kafka.read(self._config.bootstrap, SKIPS) if m.value is not None)
+        self._skips = {(s.topic, s.partition, s.offset) for s in skips if s.stage == self._spec.name}
         committed = self._consumer.committed([TopicPartition(*k) for k in keys], timeout=30)
         offsets = {(p.topic, p.partition): p.offset for p in committed}
         if self._spec.stateful:
@@ -383,7 +506,7 @@ class Runner:
             wanted = {snapshot_partition(self._spec.name, k, self._config.partitions) for k in keys}
             snapshots.put(kafka.read(self._config.bootstrap, SNAPSHOTS, sorted(wanted)))
             return {k: self._restore_task(k, offsets[k], snapshots) for k in keys}
-        states = self._progress_states(keys)
+        states = self._progress_states({k: offset for k, offset in offsets.items() if offset >= 0})
         tasks = {}
         for key in keys:
             stage = self._spec.make(key)
@@ -394,25 +517,49 @@ class Runner:
 
     def _restore_task(self, key: TaskKey, committed: int, snapshots: SnapshotReader) -> _Task:
         started = time.monotonic()
-        stage = self._spec.make(key)
         first = self._first(key)
-        found = snapshots.newest(key, committed) if committed >= 0 else None
-        if found is not None:
-            stage.restore(found[1])
-        begin = found[0].offset if found else first
+        stage, taken = self._from_snapshot(key, committed, snapshots)
+        begin = taken.offset if taken else first
         if committed > begin:
-            if begin < first:
+            if begin < first or (taken is None and first > 0):
+                found = f"usable snapshot ends at offset {begin}" if taken else "snapshot can be used"
                 raise SnapshotError(
-                    f"{self._spec.name}: the newest snapshot of {key[0]}/{key[1]} ends at offset {begin}, but the "
-                    f"input is kept only from {first}; lengthen the retention of {key[0]}, or take snapshots more often"
+                    f"{self._spec.name}: of {key[0]}/{key[1]} {'the newest' if taken else 'no'} {found}, but its "
+                    f"records are kept only from {first}: the state cannot be made again. Put trend.snapshots back "
+                    f"from a copy, or reset the group trendstream.{self._spec.name} to {first} to begin anew with what "
+                    f"is kept; to prevent it, lengthen the retention of {key[0]} or take snapshots more often"
+                )
+            if taken is None:
+                self._observer.warned(
+                    self._spec.name,
+                    f"{key[0]}/{key[1]} has no usable snapshot: its {committed - first} offsets are folded again "
+                    "from the first; if it ran for long before, trend.snapshots was emptied",
                 )
             self._refold(stage, key, begin, committed)
         task = self._task(stage, committed if committed >= 0 else begin)
         task.manifests = snapshots.manifests(key)
-        task.snapshot_offset = begin if found else -1
+        task.snapshot_offset = begin if taken else -1
         task.snapshot_due = time.monotonic() + self._config.snapshot_interval_ms / 1000
         self._observer.restored(self._spec.name, key, begin, task.position, time.monotonic() - started)
         return task
+
+    def _from_snapshot(
+        self, key: TaskKey, committed: int, snapshots: SnapshotReader
+    ) -> tuple[Stage, SnapshotManifest | None]:
+        """The stage as of the newest snapshot that can be used; a fresh one where none can."""
+        for manifest, blobs in snapshots.before(key, committed):
+            stage = self._spec.make(key)
+            why = "a chunk is missing or broken"
+            if blobs is not None:
+                try:
+                    stage.restore(blobs)
+                    return stage, manifest
+                except SnapshotError as error:
+                    why = str(error)
+            self._observer.warned(
+                self._spec.name, f"the snapshot of {key[0]}/{key[1]} at offset {manifest.offset} is passed over: {why}"
+            )
+        return self._spec.make(key), None
 
     def _refold(self, stage: Stage, key: TaskKey, begin: int, end: int) -> None:
         """Fold the input in [begin, end) again, for its state alone: its outputs are published already."""
@@ -422,10 +569,12 @@ class Runner:
                 break
             batch.append(message)
             if len(batch) >= (self._config.max_poll if self._spec.batched else 1):
-                stage.fold(batch)
+                with self._at(batch):
+                    stage.fold(self._without_skips(batch))
                 batch = []
         if batch:
-            stage.fold(batch)
+            with self._at(batch):
+                stage.fold(self._without_skips(batch))
 
     def _task(self, stage: Stage, position: int) -> _Task:
         return _Task(stage, position, last_input_at=int(time.time() * 1000))
@@ -433,13 +582,25 @@ class Runner:
     def _first(self, key: TaskKey) -> int:
         return int(self._consumer.get_watermark_offsets(TopicPartition(*key), timeout=30)[0])
 
-    def _progress_states(self, keys: list[TaskKey]) -> dict[TaskKey, Progress]:
-        wanted = {_progress_key(self._spec.name, k): k for k in keys}
-        found: dict[TaskKey, Progress] = {}
-        for message in kafka.read(self._config.bootstrap, PROGRESS):
-            if message.key in wanted and message.value is not None:
-                found[wanted[message.key]] = decode_json(message.value, Progress)
-        return found
+    def _progress_states(self, offsets: Mapping[TaskKey, int]) -> dict[TaskKey, Progress]:
+        """The progress of each task at its committed offset. All tasks of all stages share one partition, so another
+        worker's open transaction may hide it; an older one would not belong to the offset: wait for it."""
+        wanted = {_progress_key(self._spec.name, k): k for k in offsets}
+        deadline = time.monotonic() + 60
+        while True:
+            found: dict[TaskKey, Progress] = {}
+            for message in kafka.read(self._config.bootstrap, PROGRESS):
+                if message.key in wanted and message.value is not None:
+                    found[wanted[message.key]] = decode_json(message.value, Progress)
+            behind = [k for k, offset in offsets.items() if k not in found or found[k].offset != offset]
+            if not behind:
+                return found
+            if time.monotonic() > deadline:
+                raise BrokerError(
+                    f"{self._spec.name}: {PROGRESS} does not hold the state of {behind} at the committed offsets "
+                    f"{[offsets[k] for k in behind]} within 60 s; were the offsets of the group set by hand?"
+                )
+            time.sleep(0.1)
 
     # -- versioned data -----------------------------------------------------------------------------------------
 
@@ -473,7 +634,23 @@ class Runner:
         return ended
 
 
-_PASSING = {KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._RESOLVE, KafkaError._TIMED_OUT}
+# While a broker is away and its partitions and groups find another one.
+_PASSING = {
+    KafkaError._TRANSPORT,
+    KafkaError._ALL_BROKERS_DOWN,
+    KafkaError._RESOLVE,
+    KafkaError._TIMED_OUT,
+    KafkaError._WAIT_COORD,
+    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+    KafkaError.COORDINATOR_NOT_AVAILABLE,
+    KafkaError.NOT_COORDINATOR,
+    KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+    KafkaError.OFFSET_NOT_AVAILABLE,
+    KafkaError.REQUEST_TIMED_OUT,
+    KafkaError.UNKNOWN_TOPIC_OR_PART,  # of a broker that is just back: that all topics are there was asked before
+    KafkaError.UNSTABLE_OFFSET_COMMIT,
+}
 _FENCED = {KafkaError._FATAL, KafkaError._FENCED, KafkaError.FENCED_INSTANCE_ID}
 
 
@@ -482,5 +659,27 @@ def _is_fatal(error: Any) -> bool:
     return bool(error.fatal()) or error.code() in _FENCED
 
 
+def _beyond(past: int, run: list[Any]) -> list[Any]:
+    """The records of one partition whose offset is beyond all before: a restore reads again what was polled, and a
+    rebalance within one poll may give a partition back."""
+    offsets = [record.offset() for record in run]
+    if offsets[0] > past and all(map(lt, offsets, offsets[1:])):
+        return run
+    kept = []
+    for record, offset in zip(run, offsets, strict=True):
+        if offset > past:
+            kept.append(record)
+            past = offset
+    return kept
+
+
 def _progress_key(stage: str, task: TaskKey) -> bytes:
     return f"{stage}/{task[0]}/{task[1]}".encode()
+
+
+def _place(message: Message) -> tuple[str, int, int]:
+    return message.topic, message.partition, message.offset
+
+
+def _named(message: Message) -> str:
+    return f"{message.topic}/{message.partition} offset {message.offset}"

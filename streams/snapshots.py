@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from streams.codecs import decode_json, encode_json
@@ -111,20 +111,19 @@ class SnapshotReader:
     def manifests(self, task: TaskKey) -> list[SnapshotManifest]:
         return [m for _, m in sorted(self._manifests.get(task, {}).items())]
 
-    def newest(self, task: TaskKey, before: int) -> tuple[SnapshotManifest, dict[str, bytes]] | None:
-        """The newest whole snapshot at or before the input offset `before`, with its blobs."""
+    def before(self, task: TaskKey, offset: int) -> Iterator[tuple[SnapshotManifest, dict[str, bytes] | None]]:
+        """Snapshots at or before an input offset, newest first, with their blobs; None where a chunk is missing."""
         for manifest in reversed(self.manifests(task)):
-            if manifest.offset <= before:
-                blobs = self._blobs(manifest)
-                if blobs is not None:
-                    return manifest, blobs
-        return None
+            if manifest.offset <= offset:
+                yield manifest, self._blobs(manifest)
 
     def _blobs(self, manifest: SnapshotManifest) -> dict[str, bytes] | None:
         parts: dict[str, list[bytes]] = {}
+        base = f"{_prefix(manifest.stage, (manifest.topic, manifest.partition))}/{manifest.offset:020d}/"
         for chunk in manifest.chunks:
             piece = self._chunks.get(chunk.key)
             if piece is None or hashlib.sha256(piece).hexdigest() != chunk.sha256:
                 return None
-            parts.setdefault(chunk.key.rsplit("/", 2)[1], []).append(piece)
+            name = chunk.key.removeprefix(base).rpartition("/")[0]  # which may hold slashes itself
+            parts.setdefault(name, []).append(piece)
         return {name: b"".join(pieces) for name, pieces in parts.items()}

@@ -68,6 +68,9 @@ TOPICS: dict[str, Topic] = {
         ),
         Topic("trend.progress", "task", "Progress", "counters of every stage task", 1, compacted=True),
         Topic(
+            "trend.skips", "task and offset", "Skip", "records that a stage passes over, by command", 1, compacted=True
+        ),
+        Topic(
             "trend.snapshots",
             "chunk",
             "bytes, SnapshotManifest",

@@ -6,6 +6,7 @@ rows of every source into one watermark of their own partition.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from streams.records import NO_WATERMARK, SourceState
@@ -44,6 +45,16 @@ class SourceWatermark:
                 self._newest = rest
             else:
                 self._jump = rest
+
+    def observe_all(self, times: Sequence[int]) -> None:
+        """`observe` each in turn."""
+        newest = self._newest
+        # If even the newest is no jump from where we stand, none of them is from where it finds us.
+        if newest is not None and times and (last := max(times)) - newest <= self._step:
+            self._newest, self._jump = max(newest, last), None
+        else:
+            for at in times:
+                self.observe(at)
 
     @property
     def value(self) -> int | None:

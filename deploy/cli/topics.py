@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import getpass
+import time
 from collections.abc import Iterable
 from typing import Annotated
 
@@ -55,6 +57,7 @@ def cat(
     limit: Annotated[int, typer.Option(min=1, help="Kafka records to print.")] = 10,
     rows: Annotated[int, typer.Option(min=1, help="Rows of each record to print, where a record is a batch.")] = 5,
     partition: Annotated[int | None, typer.Option(min=0, help="Only this partition.")] = None,
+    offset: Annotated[int, typer.Option(min=0, help="Begin with this offset of each partition.")] = 0,
     latest: Annotated[
         bool, typer.Option("--latest/--from-beginning", help="The newest records, or the oldest.")
     ] = False,
@@ -69,12 +72,14 @@ def cat(
 
     if topic not in TOPICS:
         raise ConfigurationError(f"no topic {topic!r}; choose one of {', '.join(TOPICS)}")
+    if offset and latest:
+        raise ConfigurationError("--offset and --latest exclude each other; give one of them")
     address = find_bootstrap(load_settings(bootstrap=bootstrap))
     console = _console()
     printed = 0
     # With --product the newest records are not known before they are read: look at all of them.
     newest = limit if latest and not product else None
-    messages: Iterable[Message] = read_topic(address, topic, partition=partition, latest=newest)
+    messages: Iterable[Message] = read_topic(address, topic, partition=partition, offset=offset, latest=newest)
     if product:
         messages = rendering.of_product(messages, product, limit if latest else None)
     for message in messages:
@@ -88,6 +93,38 @@ def cat(
             break
     if not printed and not as_json:
         console.print(f"{topic} holds no {'such ' if product or partition is not None else ''}record")
+
+
+@topics.command()
+def skip(
+    stage: Annotated[str, typer.Argument(help="The stage that stopped, such as windows.")],
+    topic: Annotated[str, typer.Argument(help="Its input topic.")],
+    partition: Annotated[int, typer.Argument(min=0)],
+    offset: Annotated[int, typer.Argument(min=0, help="Of the record that the stage cannot fold.")],
+    reason: Annotated[str, typer.Option(help="Why; it is kept with the skip.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Do it without asking.")] = False,
+    bootstrap: Bootstrap = None,
+) -> None:
+    """Let a stage pass over one record of its input that it cannot fold. The record stays where it lies.
+
+    It holds from the worker's next start on, for replays too; what is passed over is kept in trend.skips.
+    """
+    from deploy.supervisor import WORKERS
+    from deploy.topics import skip_record
+    from streams.records import Skip
+
+    if stage not in WORKERS or stage == "features":
+        raise ConfigurationError(
+            f"no stage {stage!r}; choose one of {', '.join(w for w in WORKERS if w != 'features')}"
+        )
+    address = find_bootstrap(load_settings(bootstrap=bootstrap))
+    if not yes:
+        typer.confirm(f"{stage} passes over {topic}/{partition} offset {offset} for good: {reason}. Do it?", abort=True)
+    by, at = getpass.getuser(), int(time.time() * 1000)
+    skip_record(
+        address, Skip(stage=stage, topic=topic, partition=partition, offset=offset, reason=reason, by=by, at=at)
+    )
+    typer.echo(f"{stage} passes over {topic}/{partition} offset {offset} from its next start on")
 
 
 def _console() -> Console:

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any, TypeAlias
 
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
 from streams.codecs import Coded, Column, split
+from streams.ingest.columns import OrderRows, Products
 from streams.records import EVENTS, PICTURES, TEXTS, ArrowRecord, EventKind
 from streams.stage import Output, TaskKey
 
@@ -21,6 +27,15 @@ _TEXT_FIELDS = [name for name in TEXTS.schema.names if name not in _ORIGIN]
 _PICTURE_FIELDS = [name for name in PICTURES.schema.names if name not in _ORIGIN]
 
 NAN = math.nan
+_NOT_OF_ORDERS: dict[str, str | int | float] = {
+    "rating": 0,
+    "category": "",
+    "price": -1,
+    "on_hand": NAN,
+    "on_order": NAN,
+    "lead_time_days": NAN,
+    "unit_cost": -1,
+}
 
 
 def event_row(
@@ -33,7 +48,8 @@ def event_row(
 class Batch:
     """Rows of one fold, by output partition, in the order in which they were added."""
 
-    def __init__(self, task: TaskKey, partitions: int, max_bytes: int) -> None:
+    def __init__(self, task: TaskKey, partitions: int, max_bytes: int, products: Products) -> None:
+        self.orders = OrderRows(products)  # in place of `events` for the topic of orders
         self.events: list[list[EventRow]] = [[] for _ in range(partitions)]
         self.texts: list[list[TextRow]] = [[] for _ in range(partitions)]
         self.pictures: list[list[PictureRow]] = [[] for _ in range(partitions)]
@@ -44,6 +60,9 @@ class Batch:
     def outputs(self) -> list[Output]:
         """Events by ascending partition, then texts, pictures and dead letters."""
         outputs: list[Output] = []
+        for partition, rows, columns in self.orders.by_partition():
+            same = {name: _constant(EVENTS, name, value, rows) for name, value in _NOT_OF_ORDERS.items()}
+            self._encode("trend.events", partition, EVENTS, rows, {**columns, **same}, outputs)
         self._publish("trend.events", EVENTS, _EVENT_FIELDS, self.events, outputs)
         self._publish("trend.reviews", TEXTS, _TEXT_FIELDS, self.texts, outputs)
         self._publish("trend.images", PICTURES, _PICTURE_FIELDS, self.pictures, outputs)
@@ -57,11 +76,37 @@ class Batch:
         partitions: Sequence[Sequence[tuple[Any, ...]]],
         outputs: list[Output],
     ) -> None:
-        source, source_partition = self._task
         for partition, rows in enumerate(partitions):
-            if not rows:
-                continue
-            columns: dict[str, Column | Coded] = dict(zip(fields, zip(*rows, strict=True), strict=True))
-            columns["source"] = [source] * len(rows)
-            columns["source_partition"] = [source_partition] * len(rows)
-            outputs += [Output(topic, partition, value) for value in split(record, columns, self._max_bytes)]
+            if rows:
+                columns = dict(zip(fields, zip(*rows, strict=True), strict=True))
+                self._encode(topic, partition, record, len(rows), columns, outputs)
+
+    def _encode(
+        self,
+        topic: str,
+        partition: int,
+        record: ArrowRecord,
+        rows: int,
+        columns: Mapping[str, Column | Coded],
+        outputs: list[Output],
+    ) -> None:
+        source, number = self._task
+        origin = {
+            "source": _constant(record, "source", source, rows),
+            "source_partition": _constant(record, "source_partition", number, rows),
+        }
+        values = split(record, {**columns, **origin}, self._max_bytes)
+        outputs += [Output(topic, partition, value) for value in values]
+
+
+def _constant(record: ArrowRecord, name: str, value: str | int | float, rows: int) -> pa.Array:
+    """A column that holds one value."""
+    kind = record.schema.field(name).type
+    if isinstance(value, str):
+        return pa.DictionaryArray.from_arrays(pa.array(_block(pa.int32(), 0, 1 << rows.bit_length())[:rows]), [value])
+    return pa.array(_block(kind, value, 1 << rows.bit_length())[:rows])
+
+
+@lru_cache(maxsize=256)
+def _block(kind: pa.DataType, value: int | float, rows: int) -> npt.NDArray[Any]:
+    return np.full(rows, value, kind.to_pandas_dtype())

@@ -101,13 +101,11 @@ class EventReader:
             if price is None or not 1 <= price <= config.max_price_minor:
                 raise self._price(f"lines[{i}].unit_price", line.unit_price, price, platform)
             lines.append(Line(_product(record.platform, line.product_id), quantity, quantity * price))
-        keys = self._keys
-        order, natural = keys.digests(
-            ("order", name, record.order_id), (record.status, "" if status_at is None else str(status_at))
-        )
+        order = self._keys.digest("order", name, record.order_id)
+        natural = order_event_id(self._keys, platform, record, order, status_at)
         at = ordered_at if record.status == "placed" or status_at is None else status_at
         return Event(
-            (natural,) if record.event_id is None else (natural, keys.digest("event", name, record.event_id)),
+            (natural,) if record.event_id is None else (natural, self._keys.digest("event", name, record.event_id)),
             at,
             at if record.status == "returned" else ordered_at,
             order=OrderPart(order, record.status, ordered_at, lines),
@@ -248,6 +246,14 @@ class EventReader:
             else f"is not between 1 and {bound} minor units of {platform.currency}"
         )
         return RejectedError(Reason.BAD_PRICE, f"{name}: {shown(value)} {problem}")
+
+
+def order_event_id(keys: Keyring, platform: Platform, record: Order, order: bytes, status_at: int | None) -> bytes:
+    """Digest that an order event is remembered by; a placing without a time of its own is its order's."""
+    if record.status == "placed" and status_at is None:
+        return order
+    when = "" if status_at is None else str(status_at)
+    return keys.digest("order event", platform.name, record.status, when, record.order_id)
 
 
 def _product(platform: str, product_id: str) -> str:

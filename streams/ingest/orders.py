@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
 
@@ -32,12 +33,10 @@ class Waiting(msgspec.Struct, frozen=True, array_like=True):
     since: int  # newest record time of the source when it came
 
 
-class Placed(NamedTuple):
-    """An order. Plain values in two tuples: a million of them must not slow the garbage collector down."""
-
-    since: int
-    ordered_at: int
-    products: tuple[str | int, ...]  # product, units ordered, units left, amount left, and so on for each
+# An order: record time, `ordered_at`, and of each line product, units ordered, units left, amount left. One plain tuple
+# of plain values: the garbage collector forgets about those, and a million of them must not slow it down.
+Placed: TypeAlias = tuple[Any, ...]
+_SINCE, _ORDERED_AT, _LINES = 0, 1, 2
 
 
 class OrderMemory:
@@ -49,24 +48,24 @@ class OrderMemory:
         self._waiting: dict[int, Waiting] = {}  # by offset, as they came
         self._offsets: dict[bytes, list[int]] = {}  # of the waiting ones, by order
 
-    def place(self, order: bytes, ordered_at: int, lines: list[Line], now: int) -> list[Waiting]:
+    def place(self, order: bytes, ordered_at: int, lines: Sequence[Line], now: int) -> list[Waiting]:
         """Remember an order; returns the cancellations that waited for it, as they came."""
         placed = self._placed.get(order)
         if placed is None:
             self._order.append(order)
-            if len(lines) == 1:
-                product, quantity, amount = lines[0]
-                self._placed[order] = Placed(now, ordered_at, (product, quantity, quantity, amount))
-                return self._released(order)
-            placed = Placed(now, ordered_at, ())
-        stocks = _stocks(placed)
-        for product, quantity, amount in lines:
-            stock = stocks.setdefault(product, [0, 0, 0])
-            stock[0] += quantity
-            stock[1] += quantity
-            stock[2] += amount
-        self._placed[order] = _with(placed, stocks)
+            placed = (now, ordered_at)
+        self._placed[order] = (*placed, *[x for product, n, amount in lines for x in (product, n, n, amount)])
         return self._released(order)
+
+    def extend(self, orders: Sequence[bytes], placed: Iterable[Placed]) -> None:
+        """Remember orders that are new, differ from each other, and have no cancellation waiting."""
+        self._placed.update(zip(orders, placed, strict=True))
+        self._order.extend(orders)
+
+    def among(self, orders: Iterable[bytes]) -> set[bytes]:
+        """Those of which an order or a waiting cancellation is known."""
+        wanted = set(orders)
+        return (self._placed.keys() & wanted) | (self._offsets.keys() & wanted)
 
     def _released(self, order: bytes) -> list[Waiting]:
         if order not in self._offsets:
@@ -106,7 +105,7 @@ class OrderMemory:
             stock[2] -= worth
             taken.append(Line(product, units, worth))
         self._placed[order] = _with(placed, stocks)
-        return placed.ordered_at, taken
+        return placed[_ORDERED_AT], taken
 
     def wait(self, cancellation: Waiting) -> None:
         self._waiting[cancellation.offset] = cancellation
@@ -114,7 +113,7 @@ class OrderMemory:
 
     def forget(self, until: int) -> list[Waiting]:
         """Drop what came at or before this record time; returns the cancellations whose order never came."""
-        while self._order and self._placed[self._order[0]].since <= until:
+        while self._order and self._placed[self._order[0]][_SINCE] <= until:
             del self._placed[self._order.popleft()]
         gone: list[Waiting] = []
         for cancellation in self._waiting.values():
@@ -130,17 +129,12 @@ class OrderMemory:
         return gone
 
     def dump(self) -> list[Any]:
-        return [
-            [[order, self._placed[order]] for order in self._order],
-            list(self._waiting.values()),
-        ]
+        return [self._placed, list(self._waiting.values())]
 
     def load(self, state: list[Any]) -> None:
         """The inverse of `dump`, from its msgpack."""
         orders, waiting = state
-        self._placed = {
-            order: Placed(since, ordered_at, tuple(products)) for order, (since, ordered_at, products) in orders
-        }
+        self._placed = {order: tuple(placed) for order, placed in orders.items()}
         self._order = deque(self._placed)
         self._waiting, self._offsets = {}, {}
         for cancellation in waiting:
@@ -148,14 +142,14 @@ class OrderMemory:
 
 
 def _stocks(placed: Placed) -> dict[str, list[int]]:
-    """[units ordered, units left, amount left] of each product of an order."""
-    flat: Any = placed.products
-    return {flat[i]: list(flat[i + 1 : i + 4]) for i in range(0, len(flat), 4)}
+    """[units ordered, units left, amount left] of each product of an order; lines of one product count together."""
+    stocks: dict[str, list[int]] = {}
+    for i in range(_LINES, len(placed), 4):
+        stock = stocks.setdefault(placed[i], [0, 0, 0])
+        for k in range(3):
+            stock[k] += placed[i + 1 + k]
+    return stocks
 
 
 def _with(placed: Placed, stocks: dict[str, list[int]]) -> Placed:
-    flat: list[str | int] = []
-    for product, stock in stocks.items():
-        flat.append(product)
-        flat += stock
-    return placed._replace(products=tuple(flat))
+    return (*placed[:_LINES], *[x for product, stock in stocks.items() for x in (product, *stock)])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+from collections.abc import Iterable
+from typing import TypeAlias
 
 import msgspec
 from cryptography.exceptions import InvalidTag
@@ -16,6 +18,7 @@ from streams.errors import CodecError
 from streams.records import DeadLetter
 
 DIGEST_BYTES = 16
+Primed: TypeAlias = hashlib.blake2b
 _FRAMES = msgspec.msgpack.Encoder()
 MAX_KEY_BYTES = 65_536  # a longer record key is not kept in a dead letter
 
@@ -32,19 +35,15 @@ class Keyring:
         """Stable name for a buyer or user (`kind`) that only the holder of the secret can link; 64 hex digits."""
         return hmac.new(self._pseudonyms, _framed(kind, platform, identifier), hashlib.sha256).hexdigest()
 
-    def digest(self, *parts: str) -> bytes:
-        """16 bytes that stand for an id in the state."""
-        digest = self._digest.copy()
-        digest.update(_framed(*parts))
-        return digest.digest()
+    def primed(self, *kind: str) -> Primed:
+        """What `digests` of one kind begin with: hashed once, copied for each."""
+        primed = self._digest.copy()
+        primed.update(_framed(*kind))
+        return primed
 
-    def digests(self, whole: tuple[str, ...], part: tuple[str, ...]) -> tuple[bytes, bytes]:
-        """Digest of a thing, and of one part of it, in one pass."""
-        digest = self._digest.copy()
-        digest.update(_framed(*whole))
-        first = digest.digest()
-        digest.update(_framed(*part))
-        return first, digest.digest()
+    def digest(self, *parts: str) -> bytes:
+        """16 bytes that stand for an id in the state; the last part is the id, the others its kind."""
+        return digests([self.primed(*parts[:-1])], parts[-1:])[0]
 
     def seal(self, original: bytes, associated: str) -> str:
         """AES-SIV (RFC 5297) without a nonce, so equal originals give equal letters; base64."""
@@ -56,6 +55,16 @@ class Keyring:
             return self._sealing.decrypt(base64.b64decode(sealed), [associated.encode()])
         except (InvalidTag, ValueError) as error:
             raise CodecError(f"{associated}: cannot be opened; was it sealed with another secret?") from error
+
+
+def digests(kinds: Iterable[Primed], identifiers: Iterable[str]) -> list[bytes]:
+    """`Keyring.digest` of many ids, each with its kind."""
+    found = []
+    for primed, identifier in zip(kinds, identifiers, strict=False):
+        digest = primed.copy()
+        digest.update(identifier.encode())
+        found.append(digest.digest())
+    return found
 
 
 def unseal(letter: DeadLetter, secret: bytes) -> tuple[bytes | None, bytes]:

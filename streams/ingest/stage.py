@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
 from streams.codecs import encode_json
 from streams.errors import SnapshotError
-from streams.ingest.batches import NAN, Batch
+from streams.ingest.batches import Batch
+from streams.ingest.columns import PlainOrders, Products
 from streams.ingest.config import IngestConfig
 from streams.ingest.decoding import RecordDecoder
 from streams.ingest.events import Event, EventReader, OrderPart
-from streams.ingest.orders import Line, OrderMemory, Waiting
+from streams.ingest.orders import OrderMemory, Waiting
+from streams.ingest.plain import PlainReader
 from streams.ingest.privacy import MAX_KEY_BYTES, Keyring, key_label
 from streams.ingest.reasons import Reason, RejectedError
 from streams.ingest.seen import SeenIds
 from streams.partitioning import partition_of
-from streams.records import VERSION, DeadLetter, EventKind, SourcePosition
+from streams.records import DeadLetter, EventKind, SourcePosition
 from streams.stage import Message, Output, TaskKey
 from streams.topics import DAY_MS, PLATFORM_MAX_BYTES
 from streams.watermarks import SourceWatermark
 
 _LONG_AGO = -(2**62)
+_SNAPSHOT = 2  # version of the snapshot's form
+_FEW = 8  # records: below, columns cost more than they save
+_PRODUCTS = 1_000_000  # codes in memory
 
 
 class IngestStage:
@@ -43,6 +48,7 @@ class IngestStage:
         self._mark = SourceWatermark(config.out_of_order_ms)
         self._now = _LONG_AGO  # newest record time
         self._counts = {"read": 0, "accepted": 0, "repeated": 0, "dead": 0, "waiting": 0}
+        self._forget_products()
 
     @property
     def watermark(self) -> int | None:
@@ -59,17 +65,14 @@ class IngestStage:
 
     def fold(self, messages: Sequence[Message]) -> list[Output]:
         """A poll in offset order. Where polls end changes the batches, never the rows of a partition or their order."""
-        batch = Batch(self._task, self._config.partitions, self._config.max_bytes)
-        for message in messages:
-            self._counts["read"] += 1
-            if message.timestamp > self._now:
-                self._now = message.timestamp
-                self._forget(batch)
-            try:
-                self._take(message, batch)
-            except RejectedError as rejected:
-                key, sealed = self._seal(message)
-                self._bury(batch, message.offset, message.timestamp, key, sealed, rejected)
+        if len(self._products) > _PRODUCTS:
+            self._forget_products()
+        batch = Batch(self._task, self._config.partitions, self._config.max_bytes, self._products)
+        if self._topic == "orders" and len(messages) >= _FEW:
+            self._fold_orders(messages, batch)
+        else:
+            for message in messages:
+                self._fold_one(message, self._read(message), batch)
         return batch.outputs()
 
     def counters(self) -> dict[str, int]:
@@ -78,7 +81,7 @@ class IngestStage:
     def snapshot(self) -> dict[str, bytes]:
         digests, times = self._seen.dump()
         state = {
-            "version": VERSION,
+            "version": _SNAPSHOT,
             "now": self._now,
             "watermark": self._mark.dump(),
             "counters": self.counters(),
@@ -88,9 +91,9 @@ class IngestStage:
 
     def restore(self, blobs: Mapping[str, bytes]) -> None:
         state = msgspec.msgpack.decode(blobs["state"])
-        if state["version"] != VERSION:
+        if state["version"] != _SNAPSHOT:
             raise SnapshotError(
-                f"ingest {self._topic}/{self._partition}: snapshot of version {state['version']}, this is {VERSION}; "
+                f"ingest {self._topic}/{self._partition}: snapshot of version {state['version']}, this is {_SNAPSHOT}; "
                 "start without it, or run the version that wrote it"
             )
         self._now = state["now"]
@@ -99,8 +102,72 @@ class IngestStage:
         self._orders.load(state["orders"])
         self._seen.load(blobs["seen"], blobs["seen_at"])
 
-    def _take(self, message: Message, batch: Batch) -> None:
-        event = self._reader.read(self._decoder.decode(message.value), message)
+    def _forget_products(self) -> None:
+        self._products = Products(self._config.partitions)
+        self._plain = PlainReader(self._config, self._keys, self._products)
+
+    def _fold_orders(self, messages: Sequence[Message], batch: Batch) -> None:
+        """Plain orders by stretches, and the others between them one by one.
+
+        A plain order shares no id with anything remembered or with another record of the poll. So it neither changes
+        what the others become nor hangs on them; only the order of what is written and remembered is to be kept.
+        """
+        orders = self._plain.read(messages, self._now)
+        events = {i: self._read(messages[i]) for i in orders.unread}
+        odd = sorted(orders.odd | orders.tied(self._known(orders, events.values())))
+        start = 0
+        for i in (*odd, len(messages)):
+            if start < i:
+                self._fold_stretch(messages, orders, start, i, batch)
+            if i < len(messages):
+                self._fold_one(messages[i], events[i] if i in events else self._read(messages[i]), batch)
+            start = i + 1
+
+    def _known(self, orders: PlainOrders, events: Iterable[Event | RejectedError]) -> set[bytes]:
+        """Digests of a poll that something remembered, or more than one of its records, has."""
+        known = self._seen.among(orders.ids) | self._orders.among(orders.order)
+        for event in events:
+            if isinstance(event, Event) and event.order is not None:
+                known.update(event.ids, (event.order.order,))
+        return known | orders.shared()
+
+    def _fold_stretch(
+        self, messages: Sequence[Message], orders: PlainOrders, start: int, stop: int, batch: Batch
+    ) -> None:
+        """Plain orders from `start` to before `stop`."""
+        times = orders.ordered_at[start:stop]
+        newest = max(times) if self._mark.newest is None else max(*times, self._mark.newest)
+        if min(times) < newest - self._config.out_of_order_ms - self._config.ring_ms:
+            for message in messages[start:stop]:  # some may be too late: each by the watermark that it meets
+                self._fold_one(message, self._read(message), batch)
+            return
+        first, last = orders.id_start[start], orders.id_start[stop]
+        self._seen.extend(orders.ids[first:last], orders.id_now[first:last])
+        self._orders.extend(orders.order[start:stop], orders.placed[start:stop])
+        self._mark.observe_all(times)
+        batch.orders.extend(orders, start, stop)
+        self._counts["read"] += stop - start
+        self._counts["accepted"] += stop - start
+        self._pass(orders.now[stop - 1], batch)
+
+    def _read(self, message: Message) -> Event | RejectedError:
+        try:
+            return self._reader.read(self._decoder.decode(message.value), message)
+        except RejectedError as rejected:
+            return rejected
+
+    def _fold_one(self, message: Message, event: Event | RejectedError, batch: Batch) -> None:
+        self._counts["read"] += 1
+        self._pass(message.timestamp, batch)
+        try:
+            if isinstance(event, RejectedError):
+                raise event
+            self._take(message, event, batch)
+        except RejectedError as rejected:
+            key, sealed = self._seal(message)
+            self._bury(batch, message.offset, message.timestamp, key, sealed, rejected)
+
+    def _take(self, message: Message, event: Event, batch: Batch) -> None:
         for digest in event.ids:
             if digest in self._seen:
                 self._counts["repeated"] += 1
@@ -127,15 +194,15 @@ class IngestStage:
 
     def _take_order(self, message: Message, event: Event, part: OrderPart, batch: Batch) -> None:
         if part.status == "returned":
-            self._emit_lines(EventKind.RETURNED, part.lines, event.at, part.ordered_at, message.offset, batch)
+            batch.orders.add(EventKind.RETURNED, event.at, part.ordered_at, message.offset, part.lines)
         elif part.status == "placed":
-            self._emit_lines(EventKind.ORDER, part.lines, event.at, part.ordered_at, message.offset, batch)
+            batch.orders.add(EventKind.ORDER, event.at, part.ordered_at, message.offset, part.lines)
             for waiting in self._orders.place(part.order, part.ordered_at, part.lines, self._now):
                 self._counts["waiting"] -= 1
                 self._cancel_after_all(waiting, batch)
         elif part.order in self._orders:
             ordered_at, taken = self._orders.cancel(part.order, part.lines)
-            self._emit_lines(EventKind.CANCELLED, taken, event.at, ordered_at, message.offset, batch)
+            batch.orders.add(EventKind.CANCELLED, event.at, ordered_at, message.offset, taken)
         else:
             key, sealed = self._seal(message)
             self._orders.wait(
@@ -162,10 +229,14 @@ class IngestStage:
             self._seen.discard(waiting.ids)
             self._bury(batch, waiting.offset, waiting.record_time, waiting.key, waiting.sealed, rejected)
             return
-        self._emit_lines(EventKind.CANCELLED, taken, waiting.at, ordered_at, waiting.offset, batch)
+        batch.orders.add(EventKind.CANCELLED, waiting.at, ordered_at, waiting.offset, taken)
         self._counts["accepted"] += 1
 
-    def _forget(self, batch: Batch) -> None:
+    def _pass(self, record_time: int, batch: Batch) -> None:
+        """Go on to the record time of a record, and forget what the horizon has left behind."""
+        if record_time <= self._now:
+            return
+        self._now = record_time
         until = self._now - self._config.dedupe_ms
         self._seen.forget(until)
         for waiting in self._orders.forget(until):
@@ -175,13 +246,6 @@ class IngestStage:
                 f"order_id: its order did not come within {self._config.dedupe_days} days; send that first",
             )
             self._bury(batch, waiting.offset, waiting.record_time, waiting.key, waiting.sealed, rejected)
-
-    def _emit_lines(
-        self, kind: EventKind, lines: Sequence[Line], at: int, ordered_at: int, offset: int, batch: Batch
-    ) -> None:
-        for product, quantity, amount in lines:
-            row = (kind, product, at, ordered_at, offset, quantity, amount, 0, "", -1, NAN, NAN, NAN, -1)
-            batch.events[self._partition_of(product)].append(row)
 
     def _partition_of(self, product: str) -> int:
         return partition_of(product, self._config.partitions)

@@ -14,7 +14,7 @@ _INSTANT = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?([Zz]|[+-][0-9]{2}:[0-9]{2})"
 )
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
-_END = int(dt.datetime(2099, 12, 1, tzinfo=dt.UTC).timestamp()) * 1000  # calendars end a month later
+END = int(dt.datetime(2099, 12, 1, tzinfo=dt.UTC).timestamp()) * 1000  # calendars end a month later
 _DECIMAL = re.compile(r"[+-]?[0-9]{1,30}(\.[0-9]{1,30})?")
 
 # ISO 4217: digits after the point, where they are not two.
@@ -59,7 +59,7 @@ def epoch_ms(value: str | int) -> int | None:
         at = since.days * DAY_MS + since.seconds * 1000 + since.microseconds // 1000
     else:
         at = value
-    return at if 0 <= at < _END else None
+    return at if 0 <= at < END else None
 
 
 @lru_cache(maxsize=100_000, typed=True)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
 from deploy import pipeline
 from deploy.settings import Settings
 from model.registry import Bundle
+from streams.calendars import Calendar
 from streams.codecs import decode
 from streams.embedded import fold
-from streams.records import PREDICTIONS
+from streams.records import CHANNELS, DAYS, EVENTS, PREDICTIONS, TEXTS, WINDOWS, ArrowRecord, WindowKind
 from streams.stage import Message, Output, StageSpec
+from streams.topics import PLATFORM_TOPICS
 
 Log = Mapping[int, list[Message]]  # a topic's records by partition
 Topics = Mapping[str, Log]
@@ -32,6 +35,57 @@ def check_contract(topics: Topics, settings: Settings, bundle: Bundle) -> None:
     outputs = fold(learner.make(("trend.matured", 0)), topics["trend.matured"][0])
     for topic in ("model.heads", "model.events"):
         _compare(topic, 0, [o for o in outputs if o.topic == topic], topics[topic][0])
+
+
+def check_ingest(topics: Topics, settings: Settings) -> None:
+    """Raises AssertionError unless each source partition's rows, in their order, and dead letters are its fold.
+
+    Where its batches begin and end is not promised.
+    """
+    spec = pipeline.ingest_spec(settings)
+    tasks = [(topic, p) for topic in PLATFORM_TOPICS for p in sorted(topics[topic])]
+    folded = [o for task in tasks for o in fold(spec.make(task), topics[task[0]][task[1]])]
+    for topic, record in (("trend.events", EVENTS), ("trend.reviews", TEXTS)):
+        lies = [m for log in topics[topic].values() for m in log]
+        expected, found = _rows_by_source(folded, topic, record), _rows_by_source(lies, topic, record)
+        for source in expected.keys() | found.keys():
+            there, wanted = found[source], expected[source]
+            assert there == wanted, f"{topic}: {len(there)} rows of {source} are not the {len(wanted)} of its fold"
+    letters = {m.key: m.value for log in topics["trend.dlq"].values() for m in log}
+    of_ingest = {o.key: o.value for o in folded if o.topic == "trend.dlq"}
+    assert of_ingest.items() <= letters.items(), "trend.dlq is not what the fold gives"
+
+
+def _rows_by_source(
+    records: Iterable[Output] | Iterable[Message], topic: str, record: ArrowRecord
+) -> Mapping[tuple[str, int, int], list[str]]:
+    """Rows as text by source, its partition, and the partition that they lie in."""
+    found: dict[tuple[str, int, int], list[str]] = defaultdict(list)
+    for each in records:
+        if each.topic == topic and (rows := decode(each.value or b"")).record is record:
+            for row in rows.batch.to_pylist():
+                found[row["source"], row["source_partition"], each.partition].append(repr(row))
+    return found
+
+
+def units_of_days(windows: Log, calendar: Calendar) -> dict[tuple[str, int], int]:
+    """Units per product and local day, as the newest window that holds the day says."""
+    found: dict[tuple[str, int], int] = {}
+    channel = CHANNELS.index("units")
+    for message in (m for log in windows.values() for m in log):
+        rows = decode(message.value or b"")
+        if rows.record is not WINDOWS:
+            continue
+        grids = rows["day"].reshape(-1, len(CHANNELS), DAYS)[:, channel]
+        following = calendar.day(rows["end"]).tolist()
+        live = rows["kind"] == WindowKind.LIVE
+        for product, day, grid, is_live, now in zip(
+            rows["product"], following, grids, live, rows["open"][:, channel], strict=True
+        ):
+            found |= {(product, day - DAYS + back): units for back, units in enumerate(grid.tolist())}
+            if is_live:
+                found[(product, day)] = int(now)
+    return {key: units for key, units in found.items() if units}
 
 
 def _check(topics: Topics, spec: StageSpec, partitions: Iterable[int], written: list[str]) -> None:

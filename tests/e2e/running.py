@@ -20,7 +20,10 @@ ENCODERS = ("text", "image")
 
 @dataclass
 class Workers:
-    """Worker processes by name: `ingest`, `windows`, …, `text` and `image` for the encoders, or `all`."""
+    """Worker processes by name: `ingest`, `windows`, …, `text` and `image` for the encoders, or `all`.
+
+    A name may end with a slot: `windows/1`.
+    """
 
     bootstrap: str
     folder: Path
@@ -29,9 +32,13 @@ class Workers:
 
     def start(self, *names: str) -> None:
         for name in names:
-            arguments = ["features", "--encoder", name] if name in ENCODERS else [name]
-            log = self.folder / f"{name}.log"
-            self.processes[name] = start_worker(arguments, self.environment(), log)
+            stage, _, slot = name.partition("/")
+            arguments = ["features", "--encoder", stage] if stage in ENCODERS else [stage]
+            arguments += ["--slot", slot] if slot else []
+            self.processes[name] = start_worker(arguments, self.environment(), self.log(name))
+
+    def log(self, name: str) -> Path:
+        return self.folder / f"{name.replace('/', '-')}.log"
 
     def environment(self) -> dict[str, str]:
         return {
@@ -58,7 +65,7 @@ class Workers:
         """Fail with the log of a worker that has ended by itself."""
         for name, process in self.processes.items():
             if not process.is_alive():
-                log = (self.folder / f"{name}.log").read_text()[-3_000:]
+                log = self.log(name).read_text()[-3_000:]
                 raise AssertionError(f"worker {name} ended with {process.exitcode}:\n{log}")
 
     def wait_until(self, done: Callable[[], bool], what: str, timeout: float = 180.0) -> None:

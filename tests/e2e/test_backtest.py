@@ -69,6 +69,7 @@ def test_a_backtest_leaves_predictions_whose_actuals_and_errors_can_be_counted_a
     events = report["events"]
     orders = len((data / "orders.ndjson").read_text().splitlines())
     assert events == {"produced": orders, "accepted": orders, "repeated": 0, "dead": 0}
+    assert report["heads"]["late"] == 0
     assert (out / "report.html").stat().st_size > 100_000
 
     frame = pd.read_parquet(out / "predictions.parquet")

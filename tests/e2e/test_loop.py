@@ -28,12 +28,13 @@ from deploy.topics import create_topics
 from model.registry import Bundle, load_bundle, newest, save_bundle, untrained_bundle
 from streams import kafka
 from streams.codecs import decode, decode_json
-from streams.records import CHANNELS, DAYS, PREDICTIONS, WINDOWS, DeadLetter, Score, WindowKind
+from streams.records import PREDICTIONS, WINDOWS, DeadLetter, Score, WindowKind
 from streams.signals.read_model import ReadModel
 from streams.stage import Message
 from tests.conftest import JARS
 from tests.e2e.contract import check_contract
 from tests.e2e.running import Workers, running
+from tests.e2e.sums import check_units
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(420)]
 PARTITIONS = 2
@@ -161,63 +162,8 @@ def test_every_platform_event_is_accepted_repeated_or_dead(finished: Finished) -
 
 
 def test_units_per_product_and_day_equal_a_group_by_over_the_orders(finished: Finished) -> None:
-    dead = {
-        (d.source.topic, d.source.partition, d.source.offset)
-        for log in finished.topics["trend.dlq"].values()
-        for d in (decode_json(m.value or b"", DeadLetter) for m in log)
-    }
-    placed: dict[tuple[str, int], int] = {}
-    cancelled: set[str] = set()
-    lines = 0
-    for message in itertools.chain.from_iterable(finished.topics["orders"].values()):
-        if ("orders", message.partition, message.offset) in dead:
-            continue
-        event = json.loads(message.value or b"")
-        at = (
-            np.datetime64(event["ordered_at"].replace("Z", ""), "ms").astype(np.int64)
-            if isinstance(event["ordered_at"], str)
-            else event["ordered_at"]
-        )
-        day = int(OLIST.calendar.day(at))
-        for line in event["lines"]:
-            product = f"olist:{line['product_id']}"
-            if event["status"] == "placed":
-                lines += 1
-                placed[(product, day)] = placed.get((product, day), 0) + line["quantity"]
-            else:
-                cancelled.add(product)
+    lines = check_units(finished.topics["orders"], finished.topics["trend.dlq"], finished.topics["trend.windows"])
     assert lines > 250
-    found = _units(finished.topics["trend.windows"])
-    expected = {key: units for key, units in placed.items() if key[0] not in cancelled}
-    assert len(expected) > 0.9 * len(placed)
-    assert {key: units for key, units in found.items() if key[0] not in cancelled} == expected
-    for key, units in found.items():
-        assert 0 <= units <= placed.get(key, 0)
-
-
-def _units(windows: dict[int, list[Message]]) -> dict[tuple[str, int], int]:
-    """Units per product and local day, as the newest window that holds the day says."""
-    found: dict[tuple[str, int], int] = {}
-    channel = CHANNELS.index("units")
-    for message in itertools.chain.from_iterable(windows.values()):
-        rows = decode(message.value or b"")
-        if rows.record is not WINDOWS:
-            continue
-        grids = rows["day"].reshape(-1, len(CHANNELS), DAYS)[:, channel]
-        following = OLIST.calendar.day(rows["end"])
-        for product, day, grid, live, open_units in zip(
-            rows["product"],
-            following.tolist(),
-            grids,
-            rows["kind"] == WindowKind.LIVE,
-            rows["open"][:, channel],
-            strict=True,
-        ):
-            for back in np.flatnonzero(grid):
-                found[(product, day - DAYS + int(back))] = int(grid[back])
-            if live and open_units:
-                found[(product, day)] = int(open_units)
-    return found
 
 
 def test_what_stages_published_is_the_fold_of_their_input_byte_for_byte(finished: Finished) -> None:

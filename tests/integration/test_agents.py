@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 import multiprocessing
+import os
+import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -293,3 +295,20 @@ def test_a_second_worker_that_joins_and_leaves_loses_a_row(workers: Workers) -> 
     assert workers.end(second) == 0
     for partition in (0, 1):
         assert sorted(set(workers.offsets(partition))) == list(range(partition, 1_000, 2))
+
+
+def test_a_zombie_that_comes_back_throws_its_heir_out(workers: Workers) -> None:
+    workers.send("trend.reviews", [(i % 2, _texts([f"slow {i}"], i % 2, i)) for i in range(40)])
+    zombie = workers.start("hash")
+    workers.wait_for(10)
+    os.kill(zombie.pid, signal.SIGSTOP)
+    heir = workers.start("hash")
+    workers.wait_for(40)
+    os.kill(zombie.pid, signal.SIGCONT)
+    assert workers.wait(zombie) == 1
+    workers.send("trend.reviews", [(i % 2, _texts([f"slow {i}"], i % 2, i)) for i in range(40, 80)])
+    workers.wait_for(80)
+    assert workers.end(heir) == 0
+    for partition in (0, 1):
+        offsets = workers.offsets(partition)
+        assert list(dict.fromkeys(offsets)) == list(range(partition, 80, 2))

@@ -17,7 +17,8 @@ from streams import kafka
 from streams.codecs import decode_json
 from streams.embedded import fold
 from streams.records import Progress
-from streams.stage import Message
+from streams.runner import Runner, RunnerConfig
+from streams.stage import Message, StageSpec
 from tests.integration.summing import Summing
 
 pytestmark = pytest.mark.kafka
@@ -29,10 +30,10 @@ def _start(bootstrap: str, mode: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
 
 
-def _produce(bootstrap: str, first: int, count: int) -> None:
+def _produce(bootstrap: str, first: int, count: int, partitions: int = 4) -> None:
     to = kafka.producer(bootstrap)
     for i in range(first, first + count):
-        kafka.send(to, "orders", i % 4, str(i).encode())
+        kafka.send(to, "orders", i % partitions, str(i).encode())
     assert to.flush(30) == 0
 
 
@@ -125,3 +126,30 @@ def test_a_zombie_that_comes_back_is_fenced(fresh_kafka: Any) -> None:
     assert _end(heir) == 0
     for partition in range(4):
         assert _outputs(bootstrap, partition) == _expected(bootstrap, partition)
+
+
+def test_a_partition_that_was_held_back_stays_so_after_an_abort(fresh_kafka: Any) -> None:
+    bootstrap = fresh_kafka.bootstrap
+    fresh_kafka.create_topics(1)
+    _produce(bootstrap, 0, 8, partitions=1)
+    asked: list[int] = []
+    held = True
+
+    class Holding(Summing):
+        def ready(self, message: Message) -> bool:
+            asked.append(message.offset)
+            return not held or message.offset < 4
+
+    def stop() -> bool:
+        nonlocal held
+        if held and 4 in asked:  # it is paused: let an abort come, and the reason to wait go
+            runner._reset("a broker was away")
+            held = False
+        return time.monotonic() > deadline or max(asked, default=0) == 7
+
+    config = RunnerConfig(bootstrap, 1, commit_interval_ms=20)
+    spec = StageSpec("holding", ("orders",), Holding, ready_timeout_ms=60_000)
+    deadline = time.monotonic() + 20
+    runner = Runner(spec, config, stop)
+    runner.run()
+    assert _outputs(bootstrap, 0) == _expected(bootstrap, 0)

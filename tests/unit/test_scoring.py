@@ -160,6 +160,16 @@ def test_a_head_of_the_future_would_score_a_close_window(bundle: Bundle) -> None
     assert predictions(make(bundle).fold([windows(made_live(closed(1), 3, 1))]))["head_epoch"].tolist() == [0]
 
 
+def test_an_epoch_from_before_the_learner_began_would_be_waited_for(bundle: Bundle) -> None:
+    stage = make(bundle)
+    stage.heads.since = 2_000
+    early = windows(closed(2, 1_999))
+    assert stage.ready(early)
+    found = predictions(stage.fold([early]))
+    assert (found["head"][0], found["head_late"][0]) == (f"{bundle.version}-frozen", 0)
+    assert not stage.ready(windows(closed(2, 2_000)))
+
+
 def test_a_head_that_did_not_come_would_go_unsaid(bundle: Bundle) -> None:
     stage = make(bundle, 1_000)
     outputs = stage.fold([windows(closed(3, 2_000))])

@@ -23,9 +23,19 @@ def _reader(*snapshots: Snapshot) -> SnapshotReader:
     return reader
 
 
-@given(st.dictionaries(st.sampled_from(["a", "rings", "z"]), st.binary(max_size=50), max_size=3))
+def _newest(reader: SnapshotReader, before: int) -> tuple[SnapshotManifest, dict[str, bytes]] | None:
+    return next(((manifest, blobs) for manifest, blobs in reader.before(TASK, before) if blobs is not None), None)
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["a", "rings", "platform-0/rings", "platform-1/rings", "platform-1/events/7"]),
+        st.binary(max_size=50),
+        max_size=3,
+    )
+)
 def test_blobs_come_back_as_they_went(blobs: dict[str, bytes]) -> None:
-    found = _reader(take("windows", TASK, 17, blobs, 5, 4)).newest(TASK, 17)
+    found = _newest(_reader(take("windows", TASK, 17, blobs, 5, 4)), 17)
     assert found is not None
     assert found[1] == blobs
     assert found[0].offset == 17
@@ -35,14 +45,14 @@ def test_large_blobs_are_cut_below_the_brokers_limit() -> None:
     blob = bytes(range(256)) * 8_000
     snapshot = take("windows", TASK, 17, {"rings": blob}, 5, 4)
     assert max(len(c.value or b"") for c in snapshot.chunks) <= CHUNK_BYTES
-    found = _reader(snapshot).newest(TASK, 20)
+    found = _newest(_reader(snapshot), 20)
     assert found is not None
     assert found[1] == {"rings": blob}
 
 
 def test_a_snapshot_beyond_the_committed_offset_is_not_taken() -> None:
     reader = _reader(take("windows", TASK, 10, {"a": b"old"}, 1, 4), take("windows", TASK, 20, {"a": b"new"}, 2, 4))
-    found = reader.newest(TASK, 19)
+    found = _newest(reader, 19)
     assert found is not None
     assert found[1] == {"a": b"old"}
 
@@ -51,7 +61,7 @@ def test_a_snapshot_that_misses_a_chunk_is_passed_over() -> None:
     reader = _reader(take("windows", TASK, 10, {"a": b"old"}, 1, 4))
     torn = take("windows", TASK, 20, {"a": b"new"}, 2, 4)
     reader.put(_messages([torn.manifest]))
-    found = reader.newest(TASK, 100)
+    found = _newest(reader, 100)
     assert found is not None
     assert found[0].offset == 10
 
@@ -60,14 +70,14 @@ def test_another_stages_snapshots_are_not_ours() -> None:
     snapshot = take("labels", TASK, 10, {"a": b"x"}, 1, 4)
     reader = SnapshotReader("windows")
     reader.put(_messages([*snapshot.chunks, snapshot.manifest]))
-    assert reader.newest(TASK, 100) is None
+    assert _newest(reader, 100) is None
 
 
 def test_tombstones_remove_a_snapshot_whole() -> None:
     snapshot = take("windows", TASK, 10, {"a": b"x", "b": b"y"}, 1, 4)
     reader = _reader(snapshot)
     reader.put(_messages(drop(snapshot.described, 4)))
-    assert reader.newest(TASK, 100) is None
+    assert _newest(reader, 100) is None
     assert reader.manifests(TASK) == []
 
 

@@ -1,0 +1,254 @@
+"""Orders that need no second look, read many at a time.
+
+Nearly every order is placed, well formed and new. Polls of them are decoded, checked and digested in columns; every
+other record takes the way of a single event, which alone says what is accepted and why not. So nothing is rejected
+here: a record that is not certainly plain is odd. Checks may be tighter than the contract's, never wider.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import accumulate, chain, repeat
+from operator import mul
+from typing import Annotated, Literal
+
+import msgspec
+import numpy as np
+
+from streams.calendars import Platform
+from streams.ingest.columns import PlainOrders, Products
+from streams.ingest.config import IngestConfig
+from streams.ingest.events import order_event_id
+from streams.ingest.privacy import Keyring, digests
+from streams.ingest.values import END, epoch_ms, minor_units
+from streams.records import Order, product_key
+from streams.stage import Message
+from streams.topics import DAY_MS, PLATFORM_MAX_BYTES
+
+_REMEMBERED = 100_000  # values of each kind
+_MAX_ID = 256  # characters, as the contract has it
+_CURRENCY = re.compile("[A-Z]{3}")
+_NEVER = -(2**60)  # added to any time it stays below zero
+
+
+class _Line(msgspec.Struct, frozen=True, gc=False):
+    product_id: str
+    quantity: Annotated[int, msgspec.Meta(ge=1, lt=2**31)]
+    unit_price: str | int | float
+
+
+# The currency without its pattern, which would cost as much as all the rest: it is compared with the platform's.
+class _Placed(Order, frozen=True, kw_only=True, gc=False):
+    ordered_at: str | Annotated[int, msgspec.Meta(ge=0, lt=END)]
+    currency: str
+    status: Literal["placed"]
+    lines: Annotated[list[_Line], msgspec.Meta(min_length=1, max_length=1000)]  # type: ignore[assignment]
+
+
+_BLANK = _Placed(platform="", order_id="", buyer_id="", ordered_at=0, currency="", status="placed", lines=[])
+
+
+class PlainReader:
+    """Reads polls of `orders`. What it remembers saves work and changes nothing."""
+
+    def __init__(self, config: IngestConfig, keyring: Keyring, products: Products) -> None:
+        self._config = config
+        self._keys = keyring
+        self._products = products
+        self._decode = msgspec.json.Decoder(_Placed).decode
+        self._instants = Instants()
+        self._nowhere = _Shop("", Platform(""), config, keyring, products)
+        self._shops = {
+            (name, platform.currency): _Shop(name, platform, config, keyring, products)
+            for name, platform in config.platforms.items()
+            if _CURRENCY.fullmatch(platform.currency)
+        }
+
+    def read(self, messages: Sequence[Message], now: int) -> PlainOrders:
+        """Columns of a poll; `now` is the newest record time before it."""
+        config, names = self._config, self._products.names
+        records, unread = self._decoded(messages)
+        odd = set(unread)
+        shops = [self._shops.get((r.platform, r.currency), self._nowhere) for r in records]
+        if self._nowhere in shops:
+            odd.update([i for i, shop in enumerate(shops) if shop is self._nowhere])
+
+        stamps = [m.timestamp for m in messages]
+        latest = [stamp + config.max_future_ms for stamp in stamps]
+        ordered_at = self._instants.read([r.ordered_at for r in records])
+        odd.update([i for i, at in enumerate(ordered_at) if not 0 <= at < END or at > latest[i]])
+
+        lines = [len(r.lines) for r in records]
+        line_start = [0, *accumulate(lines)]
+        flat = list(chain.from_iterable([r.lines for r in records]))
+        product, price = self._looked_up(flat, lines, shops)
+        quantity = [line.quantity for line in flat]
+        amount = list(map(mul, quantity, price))
+        if not (all(product) and all(price) and max(quantity, default=0) <= config.max_quantity):
+            checked = zip(product, price, quantity, strict=True)
+            wrong = [k for k, (c, p, q) in enumerate(checked) if not (c and p and q <= config.max_quantity)]
+            odd.update([bisect_right(line_start, k) - 1 for k in wrong])
+
+        order = digests([shop.order for shop in shops], [r.order_id for r in records])
+        natural = order
+        if [r for r in records if r.status_at is not None]:
+            natural = self._naturals(records, shops, order, latest, odd)
+        ids, id_start = self._ids(records, shops, natural)
+        now_at = list(accumulate(stamps, max, initial=now))[1:]
+        fields = [names[code] for code in product]
+        stock = list(chain.from_iterable(zip(fields, quantity, quantity, amount, strict=True)))
+        ends = [4 * end for end in line_start]
+        spans = zip(now_at, ordered_at, ends, ends[1:], strict=False)
+        return PlainOrders(
+            odd=odd,
+            unread=unread,
+            now=now_at,
+            offset=[m.offset for m in messages],
+            ordered_at=ordered_at,
+            order=order,
+            ids=ids,
+            id_start=id_start,
+            id_now=np.repeat(now_at, np.diff(id_start)).tolist(),
+            apart=natural is not order,
+            lines=lines,
+            line_start=line_start,
+            product=product,
+            quantity=quantity,
+            amount=amount,
+            placed=[(since, at, *stock[start:stop]) for since, at, start, stop in spans],
+        )
+
+    def _decoded(self, messages: Sequence[Message]) -> tuple[list[_Placed], list[int]]:
+        """A record for each message, and which of them are blanks because there is nothing plain to read."""
+        values = [m.value or b"" for m in messages]
+        if max(map(len, values)) > PLATFORM_MAX_BYTES:
+            values = [value if len(value) <= PLATFORM_MAX_BYTES else b"" for value in values]
+        records: list[_Placed] = []
+        unread: list[int] = []
+        rest = map(self._decode, values)
+        while len(records) < len(values):
+            try:
+                records.extend(rest)  # keeps what it has read when one fails, and goes on behind that
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                unread.append(len(records))
+                records.append(_BLANK)
+        return records, unread
+
+    def _looked_up(self, flat: list[_Line], lines: list[int], shops: list[_Shop]) -> tuple[list[int], list[int]]:
+        """Code and price of each line."""
+        platforms = set(shops) - {self._nowhere}
+        if len(platforms) == 1:
+            (shop,) = platforms
+            codes, prices = shop.codes, shop.prices
+            return [codes[line.product_id] for line in flat], [prices[line.unit_price] for line in flat]
+        each = list(chain.from_iterable(map(repeat, shops, lines)))
+        pairs = list(zip(each, flat, strict=True))
+        return [s.codes[line.product_id] for s, line in pairs], [s.prices[line.unit_price] for s, line in pairs]
+
+    def _naturals(
+        self, records: list[_Placed], shops: list[_Shop], order: list[bytes], latest: list[int], odd: set[int]
+    ) -> list[bytes]:
+        """Ids of the orders as events; those with a time of their own may be odd by it."""
+        natural = order.copy()
+        for i, record in enumerate(records):
+            if record.status_at is not None:
+                at = epoch_ms(record.status_at)
+                if at is None or at > latest[i]:
+                    odd.add(i)
+                else:
+                    natural[i] = order_event_id(self._keys, shops[i].platform, record, order[i], at)
+        return natural
+
+    def _ids(
+        self, records: list[_Placed], shops: list[_Shop], natural: list[bytes]
+    ) -> tuple[list[bytes], Sequence[int]]:
+        """What records are remembered by, as `EventReader` has it, and where the ids of each begin."""
+        named = [r.event_id for r in records]
+        events = digests([shop.event for shop in shops], [name or "" for name in named])
+        if None not in named:
+            return list(chain.from_iterable(zip(natural, events, strict=True))), range(0, 2 * len(records) + 1, 2)
+        start = [0, *accumulate([1 if name is None else 2 for name in named])]
+        pairs = zip(natural, events, named, strict=True)
+        return [x for own, event, name in pairs for x in ((own,) if name is None else (own, event))], start
+
+
+class _Shop:
+    """What orders of one platform have in common."""
+
+    def __init__(
+        self, name: str, platform: Platform, config: IngestConfig, keyring: Keyring, products: Products
+    ) -> None:
+        self.platform = platform
+        self.codes = _Codes(name, products)
+        self.prices = _Prices(platform.currency, config.max_price_minor)
+        self.order = keyring.primed("order", platform.name)
+        self.event = keyring.primed("event", platform.name)
+
+
+class _Codes(dict[str, int]):
+    """Codes of products by their ids; 0 for ids that are not plain."""
+
+    def __init__(self, platform: str, products: Products) -> None:
+        super().__init__()
+        self._platform, self._products = platform, products
+
+    def __missing__(self, product_id: str) -> int:
+        if not 1 <= len(product_id) <= _MAX_ID or not product_id.isprintable():
+            return 0
+        if len(self) >= _REMEMBERED:
+            self.clear()
+        code = self[product_id] = self._products[product_key(self._platform, product_id)]
+        return code
+
+
+class _Prices(dict[str | int | float, int]):
+    """Minor units of prices; 0 for those that are not plain."""
+
+    def __init__(self, currency: str, most: int) -> None:
+        super().__init__()
+        self._currency, self._most = currency, most
+
+    def __missing__(self, price: str | int | float) -> int:
+        minor = minor_units(price, self._currency)
+        if minor is None or not 1 <= minor <= self._most:
+            return 0
+        if len(self) >= _REMEMBERED:
+            self.clear()
+        self[price] = minor
+        return minor
+
+
+class Instants:
+    """`epoch_ms` in parts that many times share: up to the minute, the second, what follows."""
+
+    def __init__(self) -> None:
+        self._minutes = _Parts("{}00Z", 0)
+        self._seconds = _Parts("1970-01-01T00:00:{}Z", 0)
+        self._rests = _Parts("1970-01-02T00:00:00{}", DAY_MS)  # an offset may lie before that
+
+    def read(self, values: Sequence[str | int]) -> list[int]:
+        """UTC ms; below zero or beyond the calendars where `epoch_ms` may find none."""
+        minutes, seconds, rests = self._minutes, self._seconds, self._rests
+        return [
+            minutes[value[:17]] + seconds[value[17:19]] + rests[value[19:]] if isinstance(value, str) else value
+            for value in values
+        ]
+
+
+class _Parts(dict[str, int]):
+    """UTC ms that a part of an RFC 3339 text adds."""
+
+    def __init__(self, whole: str, base: int) -> None:
+        super().__init__()
+        self._whole, self._base = whole, base
+
+    def __missing__(self, part: str) -> int:
+        at = epoch_ms(self._whole.format(part))
+        if at is None:
+            return _NEVER
+        if len(self) >= _REMEMBERED:
+            self.clear()
+        self[part] = at - self._base
+        return at - self._base

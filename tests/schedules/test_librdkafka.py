@@ -1,0 +1,45 @@
+"""What the simulated clients take over from librdkafka, asked of itself on its own mock of a broker."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+from confluent_kafka import Consumer, Producer, TopicPartition
+
+
+@pytest.fixture
+def consumer() -> Iterator[Consumer]:
+    """A consumer beside a topic `t` of one partition with some records."""
+    producer = Producer({"test.mock.num.brokers": 1, "log_level": 0})  # the mock lives as long as this client
+    (broker,) = producer.list_topics(timeout=10).brokers.values()
+    for number in range(20):
+        producer.produce("t", str(number).encode(), partition=0)
+    assert producer.flush(10) == 0
+    consumer = Consumer({"bootstrap.servers": f"{broker.host}:{broker.port}", "group.id": "g", "log_level": 0})
+    yield consumer
+    consumer.close()
+
+
+def _offsets(consumer: Consumer, seconds: float) -> list[int | None]:
+    deadline = time.monotonic() + seconds
+    found: list[int | None] = []
+    while not found and time.monotonic() < deadline:
+        found = [record.offset() for record in consumer.consume(1, 0.2) if record.error() is None]
+    return found
+
+
+def test_a_new_assignment_ends_a_pause_or_resume_does_not(consumer: Consumer) -> None:
+    partition = TopicPartition("t", 0, 0)
+    consumer.assign([partition])
+    assert _offsets(consumer, 30) == [0]
+    consumer.pause([partition])
+    consumer.unassign()
+    consumer.assign([TopicPartition("t", 0, 5)])
+    assert _offsets(consumer, 2) == []
+    consumer.assign([TopicPartition("t", 0, 7)])
+    consumer.resume([partition])
+    assert _offsets(consumer, 30) == [7]
+    consumer.assign([])
+    consumer.resume([])
