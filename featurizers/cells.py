@@ -101,11 +101,11 @@ def merged(runs: Sequence[Run], change: Change | None = None) -> Run:
     runs = [run for run in runs if len(run.keys)]
     if not runs:
         return EMPTY
-    if sum(len(run.keys) for run in runs) <= _AT_ONCE:
+    first, last = (pick(int(run.keys[i]) >> CELL_BITS for run in runs) for pick, i in ((min, 0), (max, -1)))
+    # A product has some thousand cells in each run, far fewer than one sort takes.
+    if sum(len(run.keys) for run in runs) <= _AT_ONCE or first >= last:
         return _merged_at_once(runs if change is None else [change(run) for run in runs])
-    # A product has some thousand cells at most, so there is a product between two halves.
     largest = max(runs, key=lambda run: len(run.keys)).keys
-    first = min(int(run.keys[0]) for run in runs) >> CELL_BITS
     middle = max(int(largest[len(largest) // 2]) >> CELL_BITS, first + 1) << CELL_BITS
     halves = [merged([run.between(*ends) for run in runs], change) for ends in ((0, middle), (middle, 1 << 63))]
     return Run(np.concatenate([h.keys for h in halves]), narrow(np.concatenate([h.values for h in halves])))

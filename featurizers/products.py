@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from featurizers.arrivals import SETTLE, Arrivals, Days
+from featurizers.arrivals import LARGEST, SETTLE, Arrivals, Days
 from featurizers.baseline import Baseline, CategoryRates, baseline
-from featurizers.cells import CELL_CHANNELS, HOURLY_DAYS, NO_HOUR, PLACE, Cells, Found, cell
+from featurizers.cells import CELL_CHANNELS, HOURLY_DAYS, NO_HOUR, PLACE, ROW_BITS, Cells, Found, cell, starts_of
 from featurizers.errors import WindowsError
 from featurizers.parking import Columns
 from featurizers.pooling import COLUMNS as POOL_COLUMNS
@@ -28,7 +28,6 @@ from streams.records import CHANNELS, DAYS, HORIZONS, HOURS, EventKind, Modality
 _UNKNOWN = -1
 _UNITS, _OUT = CELL_CHANNELS.index("units"), CELL_CHANNELS.index("out_ms")
 _IN_WINDOW = np.asarray([CELL_CHANNELS.index(name) for name in CHANNELS])
-_STOCK = ("on_hand", "on_order", "lead_time_days", "unit_cost")
 _AT_ONCE = 1 << 14  # products whose days are spread out at a time, to bound memory
 _FAR = 2**62
 
@@ -121,24 +120,33 @@ class Products:
             late = timed & (at < self.start)
             self._counters["late"] += int(late.sum())
             np.add.at(self.table["late"], rows[late], np.int32(1))
-        self._arrivals.add(rows, kind, at, events["quantity"], events["rating"], events["amount"])
+        sums = (events["quantity"], events["rating"], events["amount"])
+        for start in range(0, len(rows), LARGEST):  # a day that was parked may be longer than one sort
+            self._settle_if_due()
+            part = slice(start, start + LARGEST)
+            self._arrivals.add(rows[part], kind[part], at[part], *(values[part] for values in sums))
         self._cancel(rows, events)
         self._catalogue(rows, events)
         self._levels(rows, events)
-        if self._arrivals.rows >= SETTLE:
-            self.settle()
+        self._settle_if_due()
         return rows
 
     def take_vectors(self, vectors: Columns) -> Array:
         """Fold encoders' rows before the end of the open day; their product rows [rows]."""
         rows = self._rows(vectors["product"])
-        self._arrivals.note(rows, vectors["at"])
+        for start in range(0, len(rows), LARGEST):
+            self._settle_if_due()
+            self._arrivals.note(rows[start : start + LARGEST], vectors["at"][start : start + LARGEST])
         self.pools.add(rows, vectors["modality"], vectors["at"], vectors["encoder"], vectors["vector"])
         return rows
 
     def settle(self) -> None:
         """Bring the sums and event times up to all that was folded; who reads them calls this first."""
         self._counters["clipped"] += self._arrivals.settle(self.table["times"], self._days)
+
+    def _settle_if_due(self) -> None:
+        if self._arrivals.rows >= SETTLE:
+            self.settle()
 
     def _rows(self, names: Array) -> Ints:
         highest = int(names.max(initial=-1))
@@ -150,7 +158,7 @@ class Products:
         if len(rows) and rows.min() == _UNKNOWN:
             fresh = firsts(names[rows == _UNKNOWN])
             before = self.table.rows
-            if before + len(fresh) > self._config.max_products:
+            if before + len(fresh) > min(self._config.max_products, 1 << ROW_BITS):
                 raise WindowsError(
                     f"{before + len(fresh)} products in one partition are more than max_products = "
                     f"{self._config.max_products}; raise it where there is memory (1.5 KiB a product, and as much "
@@ -199,32 +207,35 @@ class Products:
         where = np.flatnonzero(events["kind"] == EventKind.LEVEL)
         if len(where) == 0:
             return
-        where = where[np.lexsort((events["at"][where], rows[where]))]
-        product = rows[where]
-        starts = np.flatnonzero(np.append(True, product[1:] != product[:-1]))
-        sizes = np.diff(np.append(starts, len(where)))
-        for turn in range(int(sizes.max())):
-            one = where[starts[sizes > turn] + turn]  # each product once
-            self._set_level(rows[one], {name: events[name][one] for name in ("at", *_STOCK)})
+        at, product = events["at"][where], rows[where]
+        newer = at >= self.newest()[product, Modality.LEVEL]
+        where, at, product = where[newer], at[newer], product[newer]
+        if len(where) == 0:
+            return
+        order = np.lexsort((at, product))  # those of a product in (event time, arrival)
+        where, at, product = where[order], at[order], product[order]
+        starts = starts_of(product)
+        self._count_out_of_stock(product, at, events["on_hand"][where] <= 0, starts)
+        last = np.append(starts[1:], len(where)) - 1
+        self.newest()[product[last], Modality.LEVEL] = at[last]
+        for name in ("on_hand", "on_order", "lead_time_days", "unit_cost"):
+            self.table[name][product[last]] = events[name][where[last]]
 
-    def _set_level(self, rows: Ints, levels: Columns) -> None:
-        """out_ms holds all time out of stock before max(newest level, start of the open day): keep it so."""
-        table, at = self.table, levels["at"]
-        newest = self.newest()[rows, Modality.LEVEL]
-        newer = at >= newest
-        rows, at, newest = rows[newer], at[newer], newest[newer]
-        was_out = table["on_hand"][rows] <= 0
-        is_out = levels["on_hand"][newer] <= 0
-        counted = np.maximum(newest, self.start)
+    def _count_out_of_stock(self, rows: Ints, at: Ints, is_out: Mask, starts: Ints) -> None:
+        """out_ms holds all time out of stock before max(newest level, start of the open day): keep it so.
+
+        Of each level: product, time, whether it says out of stock; `starts`: the first level of each product.
+        """
+        before, was_out = np.roll(at, 1), np.roll(is_out, 1)  # the level that this one follows
+        before[starts] = self.newest()[rows[starts], Modality.LEVEL]
+        was_out[starts] = self.table["on_hand"][rows[starts]] <= 0
+        counted = np.maximum(before, self.start)
         self._out_of_stock(rows[was_out], counted[was_out], at[was_out], 1)
         self._out_of_stock(rows[was_out], at[was_out], counted[was_out], -1)
         self._out_of_stock(rows[is_out], at[is_out], np.full(int(is_out.sum()), self.start), 1)
-        self.newest()[rows, Modality.LEVEL] = at
-        for name in _STOCK:
-            table[name][rows] = levels[name][newer]
 
     def _out_of_stock(self, rows: Ints, start: Ints, stop: Ints, sign: int) -> None:
-        """Add the time from `start` to `stop`, where that is any, to the days it lies in; each row at most once."""
+        """Add the time from `start` to `stop`, where that is any, to the days it lies in."""
         start = np.maximum(start, self.calendar.start(self.open_day - DAYS))
         some = stop > start
         if not some.any():
@@ -366,16 +377,20 @@ class Products:
         """Blobs by name, as this moment left them; each is encoded when it is called."""
         self.settle()
         return {
-            "products": self.table.freeze(),
-            "rates": self.rates.table.freeze(),
-            **{f"cells/{name}": blob for name, blob in self.cells.freeze().items()},
-            **{f"pools/{name}": blob for name, blob in self.pools.freeze().items()},
+            f"{part}/{name}": blob
+            for part, state in (
+                ("products", self.table),
+                ("rates", self.rates.table),
+                ("cells", self.cells),
+                ("pools", self.pools),
+            )
+            for name, blob in state.freeze().items()
         }
 
     def load(self, blobs: Mapping[str, bytes]) -> None:
         """The inverse of `freeze`, on fresh products."""
-        self.table.load(blobs["products"])
-        self.rates.table.load(blobs["rates"])
+        for part, table in (("products", self.table), ("rates", self.rates.table)):
+            table.load(*(blob for _, blob in sorted(below(part, blobs).items())))
         self.cells.load(below("cells", blobs))
         self.pools.load(below("pools", blobs))
         names = self.table["name"]

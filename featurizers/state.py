@@ -21,6 +21,7 @@ Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 
 _OPTIONS = pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False)
+_PART = 1 << 16  # rows of one blob
 _SMALLEST = 64  # rows that a table starts with
 
 
@@ -87,25 +88,33 @@ class Table:
 
     def dump(self) -> bytes:
         """The rows in use as one Arrow IPC stream."""
-        return self.freeze()()
+        return dump_arrays({name: self[name] for name in self._columns})
 
-    def freeze(self) -> Callable[[], bytes]:
-        """What `dump` would return now, encoded when it is called."""
+    def freeze(self) -> dict[str, Callable[[], bytes]]:
+        """The rows as of now, some at a time, as blobs that are encoded when they are called."""
         arrays = {name: self[name].copy() for name in self._columns}
-        return lambda: dump_arrays(arrays)
 
-    def load(self, blob: bytes) -> None:
-        """The inverse of `dump`, on a fresh table of the same columns."""
-        arrays = load_arrays(blob)
+        def blob(start: int) -> Callable[[], bytes]:
+            return lambda: dump_arrays({name: array[start : start + _PART] for name, array in arrays.items()})
+
+        return {f"{start // _PART:06d}": blob(start) for start in range(0, max(self.rows, 1), _PART)}
+
+    def load(self, *blobs: bytes) -> None:
+        """The inverse of `dump`, or of `freeze` with its blobs in order, on a fresh table of the same columns."""
+        self.rows = 0
+        for blob in blobs:
+            self._load(load_arrays(blob))
+
+    def _load(self, arrays: Mapping[str, Array]) -> None:
         if set(arrays) != set(self._columns):
             raise WindowsError(
                 f"snapshot holds columns {sorted(arrays)}, this version {sorted(self._columns)}; "
                 "fold the log again from its beginning"
             )
-        self.rows = 0
-        self.append(len(next(iter(arrays.values()))))
+        before, count = self.rows, len(next(iter(arrays.values())))
+        self.append(count)
         for name, column in self._columns.items():
-            self[name][:] = arrays[name].reshape(self.rows, *column.shape)
+            self[name][before:] = arrays[name].reshape(count, *column.shape)
 
 
 def firsts(values: Array) -> Array:

@@ -24,6 +24,7 @@ from featurizers.window_config import WindowConfig
 from featurizers.window_rows import Moment, Vocabulary, outcome_columns, window_columns
 from streams.calendars import Platform
 from streams.codecs import Rows, decode, split
+from streams.errors import SnapshotError
 from streams.records import (
     CLOSES,
     CONTROL,
@@ -291,13 +292,13 @@ class WindowStage:
     def restore(self, blobs: Mapping[str, bytes]) -> None:
         """Take a snapshot. A platform that it does not know starts empty.
 
-        Raises WindowsError if one is gone, or if the snapshot was written by a version that kept its state otherwise.
+        Raises WindowsError if one is gone, SnapshotError if the snapshot is of a version that kept its state otherwise.
         """
         state = msgspec.json.decode(blobs["state"])
         if state.get("format") != _FORMAT:
-            raise WindowsError(
-                f"snapshot of the windows has format {state.get('format', 1)}, this version reads {_FORMAT}; "
-                "delete the snapshots of this stage from trend.snapshots, and fold trend.events from its beginning"
+            raise SnapshotError(
+                f"windows: the snapshot has format {state.get('format', 1)}, this version reads {_FORMAT} alone; "
+                "fold trend.events from its beginning"
             )
         self._vocabulary.products.load(blobs["names"])
         self._vocabulary.categories = Names(state["categories"])

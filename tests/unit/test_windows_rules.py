@@ -11,6 +11,7 @@ from featurizers.window_config import WindowConfig
 from featurizers.windows import WindowStage
 from streams.calendars import DAY, HOUR, Platform
 from streams.codecs import encode
+from streams.errors import SnapshotError
 from streams.records import CHANNELS, CLOSES, DAYS, HOURS, NO_WATERMARK, EventKind, Modality, SourceState, WindowKind
 from streams.stage import Message
 from tests.unit.event_builder import TASK, Log, Row, cancelled, event, instant, level, order, rows_of, run, vector
@@ -344,7 +345,7 @@ def test_a_snapshot_of_a_platform_that_is_gone_is_taken() -> None:
 def test_a_snapshot_of_another_format_is_taken() -> None:
     blobs = run(Log().watermark(T).events(order(A, T)), SHOP)[0].snapshot()
     state = {k: v for k, v in msgspec.json.decode(blobs["state"]).items() if k != "format"}
-    with pytest.raises(WindowsError, match="format 1, this version reads 2; delete the snapshots"):
+    with pytest.raises(SnapshotError, match="format 1, this version reads 2 alone; fold"):
         WindowStage(TASK, SHOP).restore({**blobs, "state": msgspec.json.encode(state)})
 
 
