@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -39,11 +39,19 @@ class Parking:
         self.rows -= len(columns["at"])
         return columns
 
+    def freeze(self) -> dict[str, Callable[[], bytes]]:
+        """Blobs by day, as this moment left them; each is encoded when it is called."""
+
+        def blob(parts: list[Columns]) -> Callable[[], bytes]:
+            return lambda: dump_arrays(_joined(parts))
+
+        return {str(day): blob(list(self._days[day])) for day in sorted(self._days)}
+
     def dump(self) -> dict[str, bytes]:
-        return {str(day): dump_arrays(_joined(self._days[day])) for day in sorted(self._days)}
+        return {day: blob() for day, blob in self.freeze().items()}
 
     def load(self, blobs: Mapping[str, bytes]) -> None:
-        """The inverse of `dump`, on a fresh parking."""
+        """The inverse of `freeze`, on a fresh parking."""
         for day, blob in blobs.items():
             self.put(int(day), load_arrays(blob))
 

@@ -1,49 +1,51 @@
 """The state of one platform's products: what a row adds to it, and how a day ends.
 
-A product's row is given at the first event that is folded, so rows stand in order of first appearance. Rings are
-indexed by day (platform calendar) or hour (UTC) modulo their length.
+A product's row is given at the first event that is folded, so rows stand in order of first appearance. Events wait in
+`Arrivals` and are settled many at a time; whoever reads sums or event times settles first. What has to see every record
+by itself (levels, the catalogue, days that an outcome has used) is folded at once.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
+from featurizers.arrivals import LARGEST, SETTLE, Arrivals, Days
 from featurizers.baseline import Baseline, CategoryRates, baseline
-from featurizers.grids import Grid
+from featurizers.cells import CELL_CHANNELS, HOURLY_DAYS, NO_HOUR, PLACE, ROW_BITS, Cells, Found, cell, starts_of
+from featurizers.errors import WindowsError
 from featurizers.parking import Columns
 from featurizers.pooling import COLUMNS as POOL_COLUMNS
-from featurizers.pooling import NEVER, add_vectors
-from featurizers.state import Array, Column, Floats, Ints, Mask, Table
+from featurizers.pooling import NEVER, Pools
+from featurizers.state import Array, Column, Floats, Ints, Mask, Table, below, firsts
 from featurizers.window_config import WindowConfig
 from streams.calendars import DAY, HOUR, Calendar
-from streams.records import DAYS, HORIZONS, HOURS, EventKind, Modality
+from streams.records import CHANNELS, DAYS, HORIZONS, HOURS, EventKind, Modality
 
-RING = DAYS + 1  # the closed days and the open one
-HOUR_RING = 80  # HOURS before a day's start and the 25 hours that it may have, with room at both ends
 _UNKNOWN = -1
+_UNITS, _OUT = CELL_CHANNELS.index("units"), CELL_CHANNELS.index("out_ms")
+_IN_WINDOW = np.asarray([CELL_CHANNELS.index(name) for name in CHANNELS])
+_AT_ONCE = 1 << 14  # products whose days are spread out at a time, to bound memory
 _FAR = 2**62
 
 COLUMNS: dict[str, Column] = {
     "name": Column(np.int32),
-    "first": Column(np.int64, fill=_FAR),  # event times, ms
-    "last": Column(np.int64, fill=NEVER),
-    "newest": Column(np.int64, (len(Modality),), NEVER),  # event time of the newest row of each modality
+    # Event times, ms: first, last, and the newest of each modality. Together, since they are written together.
+    "times": Column(np.int64, (2 + len(Modality),), (_FAR, *[NEVER] * (1 + len(Modality)))),
     "category": Column(np.int32),  # code; 0 is ""
     "price": Column(np.int64, fill=-1),
     "unit_cost": Column(np.int64, fill=-1),
     "on_hand": Column(np.float64, fill=np.nan),
     "on_order": Column(np.float64, fill=np.nan),
     "lead_time_days": Column(np.float64, fill=np.nan),
-    "out_ms": Column(np.int32, (RING,)),  # out of stock in each day
-    "closed": Column(np.bool_, (RING,)),  # had a close window at the day's start
-    "used": Column(np.bool_, (RING,)),  # an outcome has counted the day
+    "closed": Column(np.uint64),  # had a close window at the start of the day: a bit for each day modulo 64
+    "used": Column(np.uint64),  # an outcome has counted the day
     "late": Column(np.int32),
     "revision": Column(np.int32),
     "queued": Column(np.bool_),  # waits for a live window
-    **Grid.columns("day", RING),
-    **Grid.columns("hour", HOUR_RING),
     **POOL_COLUMNS,
 }
 
@@ -54,11 +56,13 @@ class Products:
     def __init__(self, calendar: Calendar, config: WindowConfig, counters: Counter[str]) -> None:
         self.calendar = calendar
         self.table = Table(COLUMNS)
-        self.day = Grid(self.table, "day", RING)
-        self.hour = Grid(self.table, "hour", HOUR_RING)
+        self.cells = Cells()
+        self.pools = Pools(self.table, self.newest, config.vector_half_life * DAY)
         self.rates = CategoryRates(config.baseline)
         self.open_day = _UNKNOWN
         self.since = _FAR  # first day of which an order or a behaviour was folded
+        self._arrivals = Arrivals(self.cells)
+        self._ring: Days | None = None
         self._config = config
         self._counters = counters
         self._row_of = np.empty(0, np.int32)  # [names] row of a product's name, or _UNKNOWN
@@ -77,100 +81,94 @@ class Products:
         """UTC ms at which the open day ends."""
         return self.calendar.start(self.open_day + 1)
 
+    @property
+    def _days(self) -> Days:
+        if self._ring is None or self._ring.open_day != self.open_day:
+            days = slice(self.open_day - DAYS, self.open_day + 2)
+            self._ring = Days(self.open_day, self.calendar.midnights[days])
+        return self._ring
+
+    def first(self) -> Array:
+        """[products] event time of the first row."""
+        return self.table["times"][:, 0]
+
+    def last(self) -> Array:
+        """[products] event time of the newest row of any kind."""
+        return self.table["times"][:, 1]
+
+    def newest(self) -> Array:
+        """[products, modalities] event time of the newest row of each, or NEVER."""
+        return self.table["times"][:, 2:]
+
     # ---------------------------------------------------------------------------------------------- rows
 
     def take_events(self, events: Columns, *, history: bool) -> Array:
         """Fold rows before the end of the open day; their product rows [rows]. `history`: nothing counts as late."""
-        day = self.calendar.day(events["at"])
-        beyond = (events["kind"] <= EventKind.IMAGE) & (day < self.open_day - DAYS)
-        if beyond.any():
+        days, at = self._days, events["at"]
+        oldest = int(at.min(initial=_FAR))
+        if oldest < days.midnights[0]:
+            beyond = (events["kind"] <= EventKind.IMAGE) & (at < days.midnights[0])
             self._counters["beyond_ring"] += int(beyond.sum())
             events = {name: array[~beyond] for name, array in events.items()}
-            day = day[~beyond]
         rows, kind, at = self._rows(events["product"]), events["kind"], events["at"]
-        self._note_times(rows, at)
+        if len(rows) == 0:
+            return rows
         timed = kind <= EventKind.FAVOURITE
-        if timed.any():
-            self.since = min(self.since, int(day[timed].min()))
-        late = timed & (day < self.open_day)
-        if not history and late.any():
+        if (self.since == _FAR or oldest < self.calendar.start(self.since)) and timed.any():
+            self.since = min(self.since, int(self.calendar.day(at[timed].min())))
+        if not history and oldest < self.start:
+            late = timed & (at < self.start)
             self._counters["late"] += int(late.sum())
-            np.add.at(self.table["late"], rows[late], 1)
-        self._tally(rows, day, events)
+            np.add.at(self.table["late"], rows[late], np.int32(1))
+        sums = (events["quantity"], events["rating"], events["amount"])
+        for start in range(0, len(rows), LARGEST):  # a day that was parked may be longer than one sort
+            self._settle_if_due()
+            part = slice(start, start + LARGEST)
+            self._arrivals.add(rows[part], kind[part], at[part], *(values[part] for values in sums))
         self._cancel(rows, events)
-        behaviour = (kind >= EventKind.VIEW) & (kind <= EventKind.FAVOURITE)
-        newest = self.table["newest"].reshape(-1)
-        np.maximum.at(newest, rows[behaviour] * len(Modality) + Modality.BEHAVIOR, at[behaviour])
         self._catalogue(rows, events)
         self._levels(rows, events)
+        self._settle_if_due()
         return rows
 
     def take_vectors(self, vectors: Columns) -> Array:
         """Fold encoders' rows before the end of the open day; their product rows [rows]."""
         rows = self._rows(vectors["product"])
-        self._note_times(rows, vectors["at"])
-        add_vectors(
-            self.table,
-            rows,
-            vectors["modality"],
-            vectors["at"],
-            vectors["encoder"],
-            vectors["vector"],
-            self._config.vector_half_life * DAY,
-        )
+        for start in range(0, len(rows), LARGEST):
+            self._settle_if_due()
+            self._arrivals.note(rows[start : start + LARGEST], vectors["at"][start : start + LARGEST])
+        self.pools.add(rows, vectors["modality"], vectors["at"], vectors["encoder"], vectors["vector"])
         return rows
+
+    def settle(self) -> None:
+        """Bring the sums and event times up to all that was folded; who reads them calls this first."""
+        self._counters["clipped"] += self._arrivals.settle(self.table["times"], self._days)
+
+    def _settle_if_due(self) -> None:
+        if self._arrivals.rows >= SETTLE:
+            self.settle()
 
     def _rows(self, names: Array) -> Ints:
         highest = int(names.max(initial=-1))
         if highest >= len(self._row_of):
-            grown = np.full(max(highest + 1, 2 * len(self._row_of)), _UNKNOWN, np.int32)
+            grown = np.full(max(highest + 1, len(self._row_of) + len(self._row_of) // 2), _UNKNOWN, np.int32)
             grown[: len(self._row_of)] = self._row_of
             self._row_of = grown
         rows = self._row_of[names]
-        if (rows == _UNKNOWN).any():
-            fresh, first = np.unique(names[rows == _UNKNOWN], return_index=True)
-            fresh = fresh[np.argsort(first)]
+        if len(rows) and rows.min() == _UNKNOWN:
+            fresh = firsts(names[rows == _UNKNOWN])
             before = self.table.rows
+            if before + len(fresh) > min(self._config.max_products, 1 << ROW_BITS):
+                raise WindowsError(
+                    f"{before + len(fresh)} products in one partition are more than max_products = "
+                    f"{self._config.max_products}; raise it where there is memory (1.5 KiB a product, and as much "
+                    "again for its vectors), or make more partitions"
+                )
             self.table.append(len(fresh))
             self.table["name"][before:] = fresh
             self._row_of[fresh] = np.arange(before, before + len(fresh))
             rows = self._row_of[names]
         return rows.astype(np.int64)
-
-    def _note_times(self, rows: Ints, at: Ints) -> None:
-        np.minimum.at(self.table["first"], rows, at)
-        np.maximum.at(self.table["last"], rows, at)
-
-    def _tally(self, rows: Ints, day: Ints, events: Columns) -> None:
-        kind, hour = events["kind"], events["at"] // HOUR
-        recent = hour > self._last_hour() - HOUR_RING
-
-        def add(channel: str, where: Array, values: Array | int) -> None:
-            amounts = np.broadcast_to(np.asarray(values), rows.shape)
-            self.day.add(channel, rows[where], day[where], amounts[where])
-            where = where[recent[where]]
-            self.hour.add(channel, rows[where], hour[where], amounts[where])
-
-        order = np.flatnonzero(kind == EventKind.ORDER)
-        if len(order):
-            add("units", order, events["quantity"])
-            add("orders", order, 1)
-            add("revenue", order, events["amount"])
-        returned = np.flatnonzero(kind == EventKind.RETURNED)
-        if len(returned):
-            add("returned", returned, events["quantity"])
-        review = np.flatnonzero(kind == EventKind.REVIEW)
-        if len(review):
-            add("reviews", review, 1)
-            add("rating_sum", review, events["rating"])
-        for channel, behaviour in (
-            ("views", EventKind.VIEW),
-            ("carts", EventKind.CART),
-            ("favourites", EventKind.FAVOURITE),
-        ):
-            where = np.flatnonzero(kind == behaviour)
-            if len(where):
-                add(channel, where, 1)
 
     def _cancel(self, rows: Ints, events: Columns) -> None:
         """Take cancelled lines off the buckets of their orders, while no outcome has used the day."""
@@ -178,23 +176,15 @@ class Products:
         if len(where) == 0:
             return
         ordered = np.minimum(events["ordered_at"][where], events["at"][where])
-        day, hour, product = self.calendar.day(ordered), ordered // HOUR, rows[where]
-        in_ring = day >= self.open_day - DAYS
-        used = in_ring & self.table["used"][product, day % RING]
+        product, day = rows[where], self._days.of(ordered) + (self.open_day - DAYS)
+        in_ring = ordered >= self._days.midnights[0]
+        used = in_ring & ((self.table["used"][product] & _bit(day)) != 0)
         self._counters["beyond_ring"] += int((~in_ring).sum())
         self._counters["cancelled_after_outcome"] += int(used.sum())
-        keep = in_ring & ~used
-        recent = keep & (hour > self._last_hour() - HOUR_RING)
-        for channel, amounts in (
-            ("units", events["quantity"][where]),
-            ("orders", np.ones(len(where), np.int64)),
-            ("revenue", events["amount"][where]),
-        ):
-            self._counters["clipped"] += self.day.take_off(channel, product[keep], day[keep], amounts[keep])
-            self.hour.take_off(channel, product[recent], hour[recent], amounts[recent])
-
-    def _last_hour(self) -> int:
-        return (self.end - 1) // HOUR
+        keep = np.flatnonzero(in_ring & ~used)
+        where, ones = where[keep], np.ones(len(keep), np.int64)
+        off = np.stack([events["quantity"][where], ones, events["amount"][where]], axis=1)
+        self._arrivals.cancel(product[keep], ordered[keep], off)
 
     def _catalogue(self, rows: Ints, events: Columns) -> None:
         where = np.flatnonzero(events["kind"] == EventKind.CATALOGUE)
@@ -205,9 +195,9 @@ class Products:
         product = rows[where]
         where = where[np.append(product[1:] != product[:-1], True)]
         product, at = rows[where], events["at"][where]
-        newer = at >= self.table["newest"][product, Modality.CATALOGUE]
+        newer = at >= self.newest()[product, Modality.CATALOGUE]
         where, product = where[newer], product[newer]
-        self.table["newest"][product, Modality.CATALOGUE] = at[newer]
+        self.newest()[product, Modality.CATALOGUE] = at[newer]
         self.table["category"][product] = events["category"][where]
         self.table["price"][product] = events["price"][where]
 
@@ -217,32 +207,35 @@ class Products:
         where = np.flatnonzero(events["kind"] == EventKind.LEVEL)
         if len(where) == 0:
             return
-        where = where[np.lexsort((events["at"][where], rows[where]))]
-        product = rows[where]
-        starts = np.flatnonzero(np.append(True, product[1:] != product[:-1]))
-        sizes = np.diff(np.append(starts, len(where)))
-        for turn in range(int(sizes.max())):
-            one = where[starts[sizes > turn] + turn]  # each product once
-            self._set_level(rows[one], {name: array[one] for name, array in events.items()})
+        at, product = events["at"][where], rows[where]
+        newer = at >= self.newest()[product, Modality.LEVEL]
+        where, at, product = where[newer], at[newer], product[newer]
+        if len(where) == 0:
+            return
+        order = np.lexsort((at, product))  # those of a product in (event time, arrival)
+        where, at, product = where[order], at[order], product[order]
+        starts = starts_of(product)
+        self._count_out_of_stock(product, at, events["on_hand"][where] <= 0, starts)
+        last = np.append(starts[1:], len(where)) - 1
+        self.newest()[product[last], Modality.LEVEL] = at[last]
+        for name in ("on_hand", "on_order", "lead_time_days", "unit_cost"):
+            self.table[name][product[last]] = events[name][where[last]]
 
-    def _set_level(self, rows: Ints, levels: Columns) -> None:
-        """out_ms holds all time out of stock before max(newest level, start of the open day): keep it so."""
-        table, at = self.table, levels["at"]
-        newest = table["newest"][rows, Modality.LEVEL]
-        newer = at >= newest
-        rows, at, newest = rows[newer], at[newer], newest[newer]
-        was_out = table["on_hand"][rows] <= 0
-        is_out = levels["on_hand"][newer] <= 0
-        counted = np.maximum(newest, self.start)
+    def _count_out_of_stock(self, rows: Ints, at: Ints, is_out: Mask, starts: Ints) -> None:
+        """out_ms holds all time out of stock before max(newest level, start of the open day): keep it so.
+
+        Of each level: product, time, whether it says out of stock; `starts`: the first level of each product.
+        """
+        before, was_out = np.roll(at, 1), np.roll(is_out, 1)  # the level that this one follows
+        before[starts] = self.newest()[rows[starts], Modality.LEVEL]
+        was_out[starts] = self.table["on_hand"][rows[starts]] <= 0
+        counted = np.maximum(before, self.start)
         self._out_of_stock(rows[was_out], counted[was_out], at[was_out], 1)
         self._out_of_stock(rows[was_out], at[was_out], counted[was_out], -1)
         self._out_of_stock(rows[is_out], at[is_out], np.full(int(is_out.sum()), self.start), 1)
-        table["newest"][rows, Modality.LEVEL] = at
-        for name in ("on_hand", "on_order", "lead_time_days", "unit_cost"):
-            table[name][rows] = levels[name][newer]
 
     def _out_of_stock(self, rows: Ints, start: Ints, stop: Ints, sign: int) -> None:
-        """Add the time from `start` to `stop`, where that is any, to the days it lies in; each row at most once."""
+        """Add the time from `start` to `stop`, where that is any, to the days it lies in."""
         start = np.maximum(start, self.calendar.start(self.open_day - DAYS))
         some = stop > start
         if not some.any():
@@ -252,7 +245,7 @@ class Products:
         for day in range(first, last + 1):
             begin, end = self.calendar.start(day), self.calendar.start(day + 1)
             part = np.maximum(np.minimum(stop, end) - np.maximum(start, begin), 0)
-            self.table["out_ms"][rows, day % RING] += (sign * part).astype(np.int32)
+            self._arrivals.change(rows, cell(day, NO_HOUR, _OUT), sign * part)
 
     # ---------------------------------------------------------------------------------------------- days
 
@@ -262,57 +255,107 @@ class Products:
 
     def learn_history(self) -> None:
         """Category rates from the days before the first open one, once their rows are folded."""
+        self.settle()
         for day in range(max(self.since, self.open_day - DAYS), self.open_day):
             self._learn(day)
 
     def end_day(self) -> None:
-        """Close the open day; the next one is open, but not yet cleared for its rows."""
+        """Close the open day; the next one is open, but not yet made ready for its rows."""
         out = np.flatnonzero(self.table["on_hand"] <= 0)
-        since = np.maximum(self.table["newest"][out, Modality.LEVEL], self.start)
+        since = np.maximum(self.newest()[out, Modality.LEVEL], self.start)
         self._out_of_stock(out, since, np.full(len(out), self.end), 1)
+        self.settle()
         if self.since <= self.open_day:
             self._learn(self.open_day)
         self.open_day += 1
+        self.cells.compact(self.open_day)
 
     def begin_day(self, active: Ints) -> None:
-        """Make room in the rings for the day that `end_day` opened; `active` have a close window at its start."""
-        slot = self.open_day % RING
-        self.day.clear(np.asarray([self.open_day]))
-        for name in ("out_ms", "used", "closed"):
-            self.table[name][:, slot] = 0
-        self.table["closed"][active, slot] = True
-        before = (self.start - 1) // HOUR
-        self.hour.clear(np.arange(before + 1, self._last_hour() + 1))
+        """Make ready for the rows of the day that `end_day` opened; `active` have a close window at its start."""
+        bit = _bit(self.open_day)
+        self.table["used"][:] &= ~bit
+        self.table["closed"][:] &= ~bit
+        self.table["closed"][active] |= bit
         self.table["late"][active] = 0
         self.table["revision"][:] = 0
 
     def active(self) -> Ints:
         """Rows of the products that get a close window at the start of the open day."""
-        return np.flatnonzero(self.table["last"] > self.calendar.start(self.open_day - self._config.active_days))
+        return np.flatnonzero(self.last() > self.calendar.start(self.open_day - self._config.active_days))
+
+    def closed(self, day: int) -> Ints:
+        """Rows of the products that had a close window at the start of a day."""
+        return np.flatnonzero((self.table["closed"] & _bit(day)) != 0)
+
+    def use(self, rows: Ints, days: Ints) -> None:
+        """Note that outcomes have counted some days of these products."""
+        self.table["used"][rows] |= np.bitwise_or.reduce(_bit(days))
 
     def _learn(self, day: int) -> None:
-        first = self.calendar.day(self.table["first"])
-        active = self.table["last"] > self.calendar.start(day + 1 - self._config.active_days)
+        first = self.calendar.day(self.first())
+        active = self.last() > self.calendar.start(day + 1 - self._config.active_days)
         rows = np.flatnonzero((first <= day) & active)
-        days = np.asarray([day])
+        units, out = self.cells.of_day(day, self.table.rows)
         self.rates.learn(
             int(self.calendar.weekday(day)),
             self.table["category"][rows],
             day - first[rows],
-            self.day.channel("units", days)[rows, 0],
-            self.in_stock(rows, days)[:, 0],
+            units[rows],
+            1.0 - out[rows] / self._lengths(np.asarray([day])),
         )
+
+    def _lengths(self, days: Ints) -> Ints:
+        """[days] ms of each day."""
+        return self.calendar.midnights[days + 1] - self.calendar.midnights[days]
+
+    # ------------------------------------------------------------------------------------------- reading
+
+    def sums(self, rows: Ints) -> Sums:
+        """What the cells hold of some products; settled sums alone."""
+        found = self.cells.of_rows(rows)
+        ages = found.ages(self.open_day)
+        here = np.flatnonzero(ages <= DAYS)
+        days = np.zeros((len(rows), len(CELL_CHANNELS), DAYS + 1), np.int64)
+        places = (found.which[here] * len(CELL_CHANNELS) + found.channels[here]) * (DAYS + 1) + DAYS - ages[here]
+        np.add.at(days.reshape(-1), places, found.values[here].astype(np.int64))
+        return Sums(days, found, ages)
+
+    def hours(self, sums: Sums, as_of: int) -> Ints:
+        """[rows, channels, HOURS] in the order of `CHANNELS`, up to the hour that holds `as_of`."""
+        found = sums.found
+        here = np.flatnonzero((found.hours != NO_HOUR) & (sums.ages <= HOURLY_DAYS))
+        hour = (self._days.midnights // HOUR)[DAYS - sums.ages[here]] + found.hours[here]
+        place = hour - (as_of // HOUR - HOURS + 1)
+        inside = (place >= 0) & (place < HOURS)
+        here, place = here[inside], place[inside]
+        hours = np.zeros((len(sums.days), len(CHANNELS), HOURS), np.int64)
+        cells = (found.which[here] * len(CHANNELS) + PLACE[found.channels[here]]) * HOURS + place
+        np.add.at(hours.reshape(-1), cells, found.values[here].astype(np.int64))
+        return hours
 
     def in_stock(self, rows: Ints, days: Ints) -> Floats:
         """[rows, days] share of each closed day in stock."""
-        length = self.calendar.midnights[days + 1] - self.calendar.midnights[days]
-        return np.asarray(1.0 - self.table["out_ms"][rows][:, days % RING] / length, np.float64)
+        self.settle()
+        return self.sums(rows).in_stock(self._lengths(np.arange(self.open_day - DAYS, self.open_day)))[
+            :, days - self.open_day
+        ]
+
+    def outcomes(self, rows: Ints, start: int, stop: int) -> tuple[Ints, Ints]:
+        """[rows] units, and ms out of stock, in the closed days from `start` up to and without `stop`."""
+        units, out = np.zeros(len(rows), np.int64), np.zeros(len(rows), np.int64)
+        days = slice(start - self.open_day + DAYS, stop - self.open_day + DAYS)
+        for first in range(0, len(rows), _AT_ONCE):
+            part = slice(first, first + _AT_ONCE)
+            sums = self.sums(rows[part]).days
+            units[part] = sums[:, _UNITS, days].sum(axis=1)
+            out[part] = sums[:, _OUT, days].sum(axis=1)
+        return units, out
 
     def age_days(self, rows: Ints) -> Ints:
         """[rows] days from the first event to the open day."""
-        return self.open_day - self.calendar.day(self.table["first"][rows])
+        return self.open_day - self.calendar.day(self.first()[rows])
 
-    def baseline(self, rows: Ints) -> Baseline:
+    def baseline(self, rows: Ints, sums: Sums) -> Baseline:
         """Baseline and thresholds at the start of the open day."""
         days = np.arange(self.open_day - DAYS, self.open_day)
         age = self.age_days(rows)
@@ -322,23 +365,67 @@ class Products:
             self._config.baseline,
             self.rates,
             self.calendar.weekday(ahead),
-            self.day.channel("units", days)[rows],
-            self.in_stock(rows, days) * known,
+            sums.units,
+            sums.in_stock(self._lengths(days)) * known,
             self.table["category"][rows],
             age,
         )
 
-    def closed_hours(self, as_of: int) -> Ints:
-        """The hour indices of a window that has seen everything up to and with `as_of`."""
-        last = as_of // HOUR
-        return np.arange(last - HOURS + 1, last + 1)
-
     # --------------------------------------------------------------------------------------------- blobs
 
-    def load(self, products: bytes, rates: bytes) -> None:
-        """The inverse of `table.dump()` and `rates.table.dump()`, on fresh products."""
-        self.table.load(products)
-        self.rates.table.load(rates)
+    def freeze(self) -> dict[str, Callable[[], bytes]]:
+        """Blobs by name, as this moment left them; each is encoded when it is called."""
+        self.settle()
+        return {
+            f"{part}/{name}": blob
+            for part, state in (
+                ("products", self.table),
+                ("rates", self.rates.table),
+                ("cells", self.cells),
+                ("pools", self.pools),
+            )
+            for name, blob in state.freeze().items()
+        }
+
+    def load(self, blobs: Mapping[str, bytes]) -> None:
+        """The inverse of `freeze`, on fresh products."""
+        for part, table in (("products", self.table), ("rates", self.rates.table)):
+            table.load(*(blob for _, blob in sorted(below(part, blobs).items())))
+        self.cells.load(below("cells", blobs))
+        self.pools.load(below("pools", blobs))
         names = self.table["name"]
         self._row_of = np.full(int(names.max(initial=-1)) + 1, _UNKNOWN, np.int32)
         self._row_of[names] = np.arange(len(names))
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Daily sums of some products, and the cells that they were made of."""
+
+    days: Ints  # [rows, cell channels, DAYS + 1], the open day last
+    found: Found
+    ages: Ints  # [cells] days before the open day
+
+    @property
+    def closed(self) -> Ints:
+        """[rows, channels, DAYS] in the order of `CHANNELS`."""
+        return self.days[:, _IN_WINDOW, :DAYS]
+
+    @property
+    def open(self) -> Ints:
+        """[rows, channels] of the open day."""
+        return self.days[:, _IN_WINDOW, DAYS]
+
+    @property
+    def units(self) -> Ints:
+        """[rows, DAYS]"""
+        return self.days[:, _UNITS, :DAYS]
+
+    def in_stock(self, lengths: Ints) -> Floats:
+        """[rows, DAYS] share of each closed day in stock; `lengths` [DAYS] ms."""
+        return np.asarray(1.0 - self.days[:, _OUT, :DAYS] / lengths, np.float64)
+
+
+def _bit(days: Array | int) -> Array:
+    """The bit of each day, in `closed` and `used`."""
+    return np.uint64(1) << (np.asarray(days) % 64).astype(np.uint64)

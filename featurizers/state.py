@@ -5,7 +5,7 @@ Everything here is exact: `load(dump(x))` gives equal arrays, and equal arrays g
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 
 _OPTIONS = pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False)
+_PART = 1 << 16  # rows of one blob
 _SMALLEST = 64  # rows that a table starts with
 
 
@@ -30,7 +31,7 @@ class Column:
 
     dtype: type[np.generic]
     shape: tuple[int, ...] = ()
-    fill: float = 0
+    fill: float | tuple[int, ...] = 0  # a tuple: along the last axis
 
 
 class Names:
@@ -55,7 +56,7 @@ class Names:
 
 
 class Table:
-    """Named numpy arrays with a common number of rows; room doubles when it is used up."""
+    """Named numpy arrays with a common number of rows; room grows by the half when it is used up."""
 
     def __init__(self, columns: Mapping[str, Column]) -> None:
         self._columns = dict(columns)
@@ -72,7 +73,7 @@ class Table:
         """Add rows that hold each column's fill."""
         self.rows += count
         if self.rows > self._room:
-            self._reserve(max(self.rows, 2 * self._room))
+            self._reserve(max(self.rows, self._room + self._room // 2))
 
     def _reserve(self, room: int) -> None:
         for name, column in self._columns.items():
@@ -89,18 +90,77 @@ class Table:
         """The rows in use as one Arrow IPC stream."""
         return dump_arrays({name: self[name] for name in self._columns})
 
-    def load(self, blob: bytes) -> None:
-        """The inverse of `dump`, on a fresh table of the same columns."""
-        arrays = load_arrays(blob)
+    def freeze(self) -> dict[str, Callable[[], bytes]]:
+        """The rows as of now, some at a time, as blobs that are encoded when they are called."""
+        arrays = {name: self[name].copy() for name in self._columns}
+
+        def blob(start: int) -> Callable[[], bytes]:
+            return lambda: dump_arrays({name: array[start : start + _PART] for name, array in arrays.items()})
+
+        return {f"{start // _PART:06d}": blob(start) for start in range(0, max(self.rows, 1), _PART)}
+
+    def load(self, *blobs: bytes) -> None:
+        """The inverse of `dump`, or of `freeze` with its blobs in order, on a fresh table of the same columns."""
+        self.rows = 0
+        for blob in blobs:
+            self._load(load_arrays(blob))
+
+    def _load(self, arrays: Mapping[str, Array]) -> None:
         if set(arrays) != set(self._columns):
             raise WindowsError(
                 f"snapshot holds columns {sorted(arrays)}, this version {sorted(self._columns)}; "
                 "fold the log again from its beginning"
             )
-        self.rows = 0
-        self.append(len(next(iter(arrays.values()))))
+        before, count = self.rows, len(next(iter(arrays.values())))
+        self.append(count)
         for name, column in self._columns.items():
-            self[name][:] = arrays[name].reshape(self.rows, *column.shape)
+            self[name][before:] = arrays[name].reshape(count, *column.shape)
+
+
+def firsts(values: Array) -> Array:
+    """The distinct values, each where it comes first."""
+    order = np.argsort(values, kind="stable")
+    ordered = values[order]
+    new = np.ones(len(values), np.bool_)
+    np.not_equal(ordered[1:], ordered[:-1], out=new[1:])
+    return values[np.sort(order[new])]
+
+
+class Queue:
+    """Numbers in order of arrival."""
+
+    def __init__(self, values: Array | None = None) -> None:
+        self._parts: list[Array] = []
+        self._length = 0
+        if values is not None:
+            self.push(values)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def push(self, values: Array) -> None:
+        if len(values):
+            self._parts.append(values)
+            self._length += len(values)
+
+    def take(self, count: int) -> Ints:
+        """The first `count` of them, or as many as there are."""
+        taken: list[Array] = []
+        while count and self._parts:
+            part = self._parts.pop(0)
+            taken.append(part[:count])
+            if len(part) > count:
+                self._parts.insert(0, part[count:])
+            count -= len(taken[-1])
+        self._length -= sum(map(len, taken))
+        return np.concatenate([np.empty(0, np.int64), *taken])
+
+    def clear(self) -> None:
+        self._parts, self._length = [], 0
+
+    def freeze(self) -> Callable[[], bytes]:
+        parts = [np.empty(0, np.int64), *self._parts]
+        return lambda: dump_arrays({"values": np.concatenate(parts)})
 
 
 def dump_arrays(arrays: Mapping[str, Array]) -> bytes:
@@ -131,3 +191,9 @@ def load_arrays(blob: bytes) -> dict[str, Array]:
         else:
             arrays[name] = column.to_numpy(zero_copy_only=False).copy()
     return arrays
+
+
+def below(prefix: str, blobs: Mapping[str, bytes]) -> dict[str, bytes]:
+    """The blobs whose name begins with `<prefix>/`, named by what follows."""
+    start = f"{prefix}/"
+    return {name[len(start) :]: blob for name, blob in blobs.items() if name.startswith(start)}

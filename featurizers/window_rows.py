@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from featurizers.baseline import Baseline
-from featurizers.pooling import NEVER, means
-from featurizers.products import RING, Products
+from featurizers.names import ProductNames
+from featurizers.pooling import NEVER
+from featurizers.products import Products
 from featurizers.state import Array, Ints, Names
 from streams.calendars import DAY
 from streams.codecs import Coded
-from streams.records import CHANNELS, DAYS, HORIZONS, Modality, WindowKind
+from streams.records import CHANNELS, HORIZONS, Modality, WindowKind
 
 
 @dataclass
 class Vocabulary:
     """The texts of one partition by number."""
 
-    products: Names
+    products: ProductNames
     categories: Names  # 0 is ""
     encoders: Names  # 0 is ""
 
@@ -35,37 +35,34 @@ class Moment:
     epoch: int
 
 
-def window_columns(
-    products: Products, vocabulary: Vocabulary, rows: Ints, base: Baseline, moment: Moment
-) -> dict[str, Any]:
-    """One window for each product row, in that order; `base` is of the same rows."""
+def window_columns(products: Products, vocabulary: Vocabulary, rows: Ints, moment: Moment) -> dict[str, Any]:
+    """One window for each product row, in that order, of settled sums."""
     table, count = products.table, len(rows)
     live = moment.kind == WindowKind.LIVE
     end = products.start
     today = products.open_day
-    opened = np.zeros((count, len(CHANNELS)), np.int64)
-    if live:
-        opened = products.day.window(rows, np.asarray([today]))[:, :, 0]
-    newest = table["newest"][rows]  # [rows, modalities]
+    sums = products.sums(rows)
+    base = products.baseline(rows, sums)
+    newest = products.newest()[rows]  # [rows, modalities]
     present = newest != NEVER
     ages = np.where(present, (moment.as_of - newest) / DAY, np.nan)
     encoders = table["pool_encoder"][rows]
     return {
-        "product": Coded(np.arange(count), [vocabulary.products.values[i] for i in table["name"][rows].tolist()]),
+        "product": Coded(np.arange(count), vocabulary.products.texts(table["name"][rows]).to_pylist()),
         "end": np.full(count, end),
         "kind": np.full(count, int(moment.kind)),
         "revision": table["revision"][rows] if live else np.zeros(count),
         "as_of": np.full(count, moment.as_of),
         "offset": np.full(count, moment.offset),
         "epoch": np.full(count, moment.epoch),
-        "day": products.day.window(rows, np.arange(today - DAYS, today)),
-        "hour": products.hour.window(rows, products.closed_hours(moment.as_of if live else end - 1)),
-        "open": opened,
+        "day": sums.closed,
+        "hour": products.hours(sums, moment.as_of if live else end - 1),
+        "open": sums.open if live else np.zeros((count, len(CHANNELS)), np.int64),
         "open_share": np.full(count, (moment.as_of - end) / (products.end - end) if live else 0.0),
         "weekday": np.full(count, products.calendar.weekday(today)),
-        "text": means(table, rows, Modality.TEXT),
-        "image": means(table, rows, Modality.IMAGE),
-        "title": means(table, rows, Modality.TITLE),
+        "text": products.pools.means(rows, Modality.TEXT),
+        "image": products.pools.means(rows, Modality.IMAGE),
+        "title": products.pools.means(rows, Modality.TITLE),
         "mask": (present * (1 << np.arange(len(Modality)))).sum(axis=1),
         "age": ages.astype(np.float32),
         "text_encoder": coded(vocabulary.encoders, encoders[:, 0]),
@@ -90,25 +87,24 @@ def outcome_columns(products: Products, vocabulary: Vocabulary) -> tuple[dict[st
     found: list[dict[str, Array]] = []
     for delay, (start, stop) in enumerate(zip((0, *HORIZONS[:-1]), HORIZONS, strict=True)):
         first = today - stop  # the day at whose start the windows ended
-        rows = np.flatnonzero(table["closed"][:, first % RING])
-        days = np.arange(first + start, first + stop)
-        slots = days % RING
-        out = table["out_ms"][rows][:, slots].sum(axis=1)
+        rows = products.closed(first)
+        units, out = products.outcomes(rows, first + start, first + stop)
         length = products.calendar.start(first + stop) - products.calendar.start(first + start)
-        table["used"][rows[:, None], slots] = True
+        products.use(rows, np.arange(first + start, first + stop))
         found.append(
             {
                 "rows": rows,
                 "end": np.full(len(rows), products.calendar.start(first)),
                 "delay": np.full(len(rows), delay),
-                "units": products.day.channel("units", days)[rows].sum(axis=1),
+                "units": units,
                 "exposure": 1.0 - out / length,
                 "censored": out > 0,
             }
         )
     columns: dict[str, Any] = {name: np.concatenate([part[name] for part in found]) for name in found[0]}
     rows = columns.pop("rows")
-    columns["product"] = coded(vocabulary.products, table["name"][rows])
+    names, place = np.unique(table["name"][rows], return_inverse=True)
+    columns["product"] = in_order(vocabulary.products.texts(names).to_pylist(), place)
     columns["at"] = np.full(len(rows), at)
     return columns, rows
 
@@ -116,13 +112,12 @@ def outcome_columns(products: Products, vocabulary: Vocabulary) -> tuple[dict[st
 def coded(names: Names, codes: Array) -> Coded:
     """A text column with its values in order of the text, whatever numbers they have."""
     used, inverse = np.unique(codes, return_inverse=True)
-    values = [names.values[code] for code in used.tolist()]
+    return in_order([names.values[code] for code in used.tolist()], inverse)
+
+
+def in_order(values: list[str], codes: Array) -> Coded:
+    """Distinct texts in order, and their codes."""
     order = sorted(range(len(values)), key=values.__getitem__)
     place = np.empty(len(values), np.int64)
     place[order] = np.arange(len(values))
-    return Coded(place[inverse], [values[i] for i in order])
-
-
-def part_of(base: Baseline, part: slice) -> Baseline:
-    """The baseline of some of its rows."""
-    return Baseline(**{f.name: getattr(base, f.name)[part] for f in fields(base)})
+    return Coded(place[codes], [values[i] for i in order])

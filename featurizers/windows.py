@@ -8,21 +8,23 @@ rows that were parked for it. Before the first watermark no day is open and ever
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
 import numpy as np
 
 from featurizers.errors import WindowsError
+from featurizers.names import ProductNames
 from featurizers.parking import BEFORE_START, Columns, Parking
 from featurizers.pooling import NEVER
 from featurizers.products import Products
-from featurizers.state import Array, Ints, Mask, Names
+from featurizers.state import Array, Ints, Mask, Names, Queue, below, firsts, load_arrays
 from featurizers.window_config import WindowConfig
-from featurizers.window_rows import Moment, Vocabulary, outcome_columns, part_of, window_columns
+from featurizers.window_rows import Moment, Vocabulary, outcome_columns, window_columns
 from streams.calendars import Platform
 from streams.codecs import Rows, decode, split
+from streams.errors import SnapshotError
 from streams.records import (
     CLOSES,
     CONTROL,
@@ -41,6 +43,7 @@ from streams.watermarks import CombinedWatermark
 
 TOPIC = "trend.windows"
 ROWS = 1_000  # windows that are built at a time, to bound memory
+_FORMAT = 2  # of snapshots
 
 _EVENT_COLUMNS = (
     "kind",
@@ -76,7 +79,7 @@ class PlatformFold:
         self._counters = counters
         self._newest = NEVER  # event time folded
         self._first_close = 0
-        self._queue: list[int] = []  # product rows, in order of first touch
+        self._queue = Queue()  # product rows, in order of first touch
         self._last_live: int | None = None  # record time
 
     def take_events(self, events: Columns) -> None:
@@ -140,9 +143,8 @@ class PlatformFold:
         if not self._queue or message.timestamp < self._last_live + self._config.live_interval_ms:
             return
         self._last_live = message.timestamp
-        limit = self._config.live_rows
-        rows = np.asarray(self._queue[:limit], np.int64)
-        del self._queue[:limit]
+        rows = self._queue.take(self._config.live_rows)
+        self.products.settle()
         table = self.products.table
         table["queued"][rows] = False
         table["revision"][rows] += 1
@@ -157,12 +159,8 @@ class PlatformFold:
         return before if self._first_close and before >= self._first_close else 0
 
     def _windows(self, rows: Ints, moment: Moment) -> Iterator[Output]:
-        if len(rows) == 0:
-            return
-        base = self.products.baseline(rows)
         for start in range(0, len(rows), ROWS):
-            part = slice(start, start + ROWS)
-            columns = window_columns(self.products, self._vocabulary, rows[part], part_of(base, part), moment)
+            columns = window_columns(self.products, self._vocabulary, rows[start : start + ROWS], moment)
             yield from self._outputs(WINDOWS, columns)
 
     def _outputs(self, record: ArrowRecord, columns: Mapping[str, Any]) -> Iterator[Output]:
@@ -198,13 +196,14 @@ class PlatformFold:
     def _touch(self, rows: Array, at: Ints) -> None:
         self._newest = max(self._newest, int(at.max(initial=NEVER)))
         queued = self.products.table["queued"]
-        fresh, first = np.unique(rows[~queued[rows]], return_index=True)
-        fresh = fresh[np.argsort(first)]
-        queued[fresh] = True
-        self._queue.extend(fresh.tolist())
+        known = queued[rows]
+        if not known.all():
+            fresh = firsts(rows[~known])
+            queued[fresh] = True
+            self._queue.push(fresh)
 
-    def dump(self) -> tuple[dict[str, Any], dict[str, bytes]]:
-        """Scalars, and blobs by name."""
+    def freeze(self) -> tuple[dict[str, Any], dict[str, Callable[[], bytes]]]:
+        """Scalars, and blobs by name as this moment left them, each encoded when it is called."""
         products = self.products
         scalars = {
             "name": self.name,
@@ -212,21 +211,20 @@ class PlatformFold:
             "since": products.since,
             "newest": self._newest,
             "first_close": self._first_close,
-            "queue": self._queue,
             "last_live": self._last_live,
         }
-        blobs = {"products": products.table.dump(), "rates": products.rates.table.dump()}
+        blobs = {"queue": self._queue.freeze(), **products.freeze()}
         for kind, parking in (("events", self.events), ("vectors", self.vectors)):
-            blobs |= {f"{kind}/{day}": blob for day, blob in parking.dump().items()}
+            blobs |= {f"{kind}/{day}": blob for day, blob in parking.freeze().items()}
         return scalars, blobs
 
     def load(self, scalars: Mapping[str, Any], blobs: Mapping[str, bytes]) -> None:
-        """The inverse of `dump`, on a fresh fold."""
+        """The inverse of `freeze`, on a fresh fold."""
         products = self.products
         products.open_day, products.since = scalars["open_day"], scalars["since"]
         self._newest, self._first_close = scalars["newest"], scalars["first_close"]
-        self._queue, self._last_live = list(scalars["queue"]), scalars["last_live"]
-        products.load(blobs["products"], blobs["rates"])
+        self._queue, self._last_live = Queue(load_arrays(blobs["queue"])["values"]), scalars["last_live"]
+        products.load(blobs)
         for kind, parking in (("events", self.events), ("vectors", self.vectors)):
             parking.load(below(kind, blobs))
 
@@ -235,7 +233,7 @@ class WindowStage:
     """One task of the windows stage: a fold over a partition of `trend.events`."""
 
     def __init__(self, task: TaskKey, config: WindowConfig) -> None:
-        self._vocabulary = Vocabulary(Names(), Names([""]), Names([""]))
+        self._vocabulary = Vocabulary(ProductNames(), Names([""]), Names([""]))
         self._counters: Counter[str] = Counter()
         self._watermark = CombinedWatermark()
         self._highest: dict[tuple[str, int, int], int] = {}  # offset by source, its partition, modality
@@ -244,7 +242,7 @@ class WindowStage:
             PlatformFold(config.platforms[name], task[1], config, self._vocabulary, self._counters)
             for name in self._platforms
         ]
-        self._platform_of = np.empty(0, np.int32)  # [product names] index of the platform, -1 unknown
+        self._platform_of = np.empty(0, np.int16)  # [product names] index of the platform, -1 unknown
 
     def fold(self, messages: Sequence[Message]) -> list[Output]:
         """Advance by these records; one record is the unit, so any cut into calls gives the same outputs.
@@ -261,33 +259,48 @@ class WindowStage:
 
     def counters(self) -> dict[str, int]:
         """Totals since the log began, but `parked` and `products`, which are of now."""
+        for fold in self._folds:
+            fold.products.settle()
         parked = sum(fold.events.rows + fold.vectors.rows for fold in self._folds)
         products = sum(fold.products.table.rows for fold in self._folds)
         return {**{name: self._counters[name] for name in COUNTERS}, "parked": parked, "products": products}
 
-    def snapshot(self) -> dict[str, bytes]:
-        """`state`: scalars and names as JSON; `platform-<i>/…`: arrays as Arrow streams."""
+    def freeze(self) -> dict[str, Callable[[], bytes]]:
+        """`state`: scalars as JSON; `names`, `platform-<i>/…`: arrays as Arrow streams."""
         platforms: list[dict[str, Any]] = []
-        blobs: dict[str, bytes] = {}
+        blobs: dict[str, Callable[[], bytes]] = {"names": self._vocabulary.products.freeze()}
         for i, fold in enumerate(self._folds):
-            scalars, arrays = fold.dump()
+            scalars, arrays = fold.freeze()
             platforms.append(scalars)
             blobs |= {f"platform-{i}/{name}": blob for name, blob in arrays.items()}
-        state = {
-            "products": self._vocabulary.products.values,
-            "categories": self._vocabulary.categories.values,
-            "encoders": self._vocabulary.encoders.values,
-            "counters": dict(sorted(self._counters.items())),
-            "watermark": self._watermark.dump(),
-            "highest": [[*key, offset] for key, offset in sorted(self._highest.items())],
-            "platforms": platforms,
-        }
-        return {"state": msgspec.json.encode(state), **blobs}
+        state = msgspec.json.encode(
+            {
+                "format": _FORMAT,
+                "categories": self._vocabulary.categories.values,
+                "encoders": self._vocabulary.encoders.values,
+                "counters": dict(sorted(self._counters.items())),
+                "watermark": self._watermark.dump(),
+                "highest": [[*key, offset] for key, offset in sorted(self._highest.items())],
+                "platforms": platforms,
+            }
+        )
+        return {"state": lambda: state, **blobs}
+
+    def snapshot(self) -> dict[str, bytes]:
+        return {name: blob() for name, blob in self.freeze().items()}
 
     def restore(self, blobs: Mapping[str, bytes]) -> None:
-        """Take a snapshot. A platform that it does not know starts empty; raises WindowsError if one is gone."""
+        """Take a snapshot. A platform that it does not know starts empty.
+
+        Raises WindowsError if one is gone, SnapshotError if the snapshot is of a version that kept its state otherwise.
+        """
         state = msgspec.json.decode(blobs["state"])
-        self._vocabulary.products = Names(state["products"])
+        if state.get("format") != _FORMAT:
+            raise SnapshotError(
+                f"windows: the snapshot has format {state.get('format', 1)}, this version reads {_FORMAT} alone; "
+                "fold trend.events from its beginning"
+            )
+        self._vocabulary.products.load(blobs["names"])
         self._vocabulary.categories = Names(state["categories"])
         self._vocabulary.encoders = Names(state["encoders"])
         self._counters.update(state["counters"])
@@ -381,16 +394,18 @@ class WindowStage:
         return outputs
 
     def _product_names(self, rows: Rows) -> Array:
-        codes, values = rows.coded("product")
-        names = self._vocabulary.products.codes(values)
+        column = rows.batch.column("product")
+        codes: Ints = column.indices.to_numpy(zero_copy_only=False)
+        names = self._vocabulary.products.codes(column.dictionary)
         if len(self._vocabulary.products) > len(self._platform_of):
             self._know_platforms()
         return names[codes]
 
     def _know_platforms(self) -> None:
         index = {name: i for i, name in enumerate(self._platforms)}
-        fresh = self._vocabulary.products.values[len(self._platform_of) :]
-        found = np.fromiter((index.get(split_product(key)[0], -1) for key in fresh), np.int32, len(fresh))
+        names = self._vocabulary.products
+        fresh = names.texts(np.arange(len(self._platform_of), len(names))).to_pylist()
+        found = np.fromiter((index.get(split_product(key)[0], -1) for key in fresh), np.int16, len(fresh))
         self._platform_of = np.append(self._platform_of, found)
 
     def _by_platform(self, columns: Columns) -> Iterator[tuple[PlatformFold, Columns]]:
@@ -421,9 +436,3 @@ COUNTERS = (
     "clipped",
     "unknown_platform",
 )
-
-
-def below(prefix: str, blobs: Mapping[str, bytes]) -> dict[str, bytes]:
-    """The blobs whose name begins with `<prefix>/`, named by what follows."""
-    start = f"{prefix}/"
-    return {name[len(start) :]: blob for name, blob in blobs.items() if name.startswith(start)}

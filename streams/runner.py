@@ -22,8 +22,8 @@ from streams.codecs import decode_json, encode_json
 from streams.errors import BrokerError, PoisonError, SnapshotError, StreamsError, UnreachableError
 from streams.records import Progress, Skip, SnapshotManifest
 from streams.snapshots import TOPIC as SNAPSHOTS
-from streams.snapshots import SnapshotReader, drop, ladder, snapshot_partition, take
-from streams.stage import Clock, Message, Output, Stage, StageSpec, TaskKey, TaskStatus
+from streams.snapshots import SnapshotReader, Upload, drop, ladder, snapshot_partition
+from streams.stage import Clock, Message, Output, Stage, StageSpec, TaskKey, TaskStatus, frozen
 from streams.topics import PLATFORM_TOPICS, TOPICS
 
 PROGRESS = "trend.progress"
@@ -38,6 +38,7 @@ class RunnerConfig:
     commit_interval_ms: int = 100
     control_interval_ms: int = 100
     snapshot_interval_ms: int = 30_000
+    snapshot_slice_ms: int = 50  # of a commit, for sending a snapshot that is on its way
     transaction_timeout_ms: int = 10_000
     max_poll: int = 2_000  # records of one poll
     patience_ms: int = 120_000  # with errors that pass, before the process ends
@@ -88,6 +89,7 @@ class _Task:
     manifests: list[SnapshotManifest] = field(default_factory=list)
     snapshot_offset: int = -1  # input offset of the newest snapshot
     snapshot_due: float = 0.0  # monotonic seconds
+    upload: Upload | None = None  # a snapshot on its way
 
 
 class Runner:
@@ -115,6 +117,7 @@ class Runner:
         self._failing_since: float | None = None
         self._records = self._outputs = 0
         self._last_commit = self._last_tick = 0.0
+        self._slice = config.snapshot_slice_ms / 1000
         name = f"trendstream.{spec.name}"
         self._consumer = kafka.consumer(config.bootstrap, name, f"{name}.{config.slot}")
         self._producer = kafka.producer(config.bootstrap, f"{name}.{config.slot}", config.transaction_timeout_ms)
@@ -208,8 +211,10 @@ class Runner:
     def _finish(self) -> None:
         for task in self._tasks.values():
             task.snapshot_due = 0.0  # a clean end leaves nothing to fold again
+        self._slice = float("inf")
         try:
             self._commit(snapshots=True)
+            self._commit(snapshots=True)  # where an older snapshot was still on its way
         except KafkaException as error:
             if not self._passes(error.args[0]):
                 raise
@@ -346,7 +351,9 @@ class Runner:
     # -- commit -------------------------------------------------------------------------------------------------
 
     def _dirty(self) -> bool:
-        return self._in_transaction or any(t.dirty or self._snapshot_due(t) for t in self._tasks.values())
+        return self._in_transaction or any(
+            t.dirty or t.upload is not None or self._snapshot_due(t) for t in self._tasks.values()
+        )
 
     def _snapshot_due(self, task: _Task) -> bool:
         waits = task.position > max(task.snapshot_offset, 0)
@@ -365,9 +372,10 @@ class Runner:
         if not self._in_transaction:
             self._producer.begin_transaction()
             self._in_transaction = True
-        # 2. Snapshots that are due: their chunks go out beside the transaction, and are flushed.
+        # 2. Snapshots that are due are frozen; their chunks go out beside the transaction, a slice a commit.
         taken = self._snapshot_chunks() if snapshots and self._chunks is not None else []
-        # 3. Their manifests, inside the transaction: a manifest is seen only with the offsets that it belongs to.
+        # 3. Manifests of those whose chunks are all out and flushed, inside the transaction: a manifest is seen only
+        #    with its own offset or a later one.
         for _, snapshot in taken:
             self._publish([snapshot.manifest])
         # 4. The progress of each task that moved.
@@ -414,34 +422,38 @@ class Runner:
         )
         return Output(PROGRESS, 0, encode_json(progress), _progress_key(self._spec.name, key))
 
-    def _snapshot_chunks(self) -> list[tuple[_Task, Any]]:
+    def _snapshot_chunks(self) -> list[tuple[_Task, Upload]]:
+        """Send a slice of what is on its way; the snapshots whose last chunk is out."""
         assert self._chunks is not None
         taken = []
+        end = time.monotonic() + self._slice
         for key, task in self._tasks.items():
-            if not self._snapshot_due(task):
+            if task.upload is None and self._snapshot_due(task):
+                task.snapshot_due = time.monotonic() + self._config.snapshot_interval_ms / 1000
+                now, blobs = int(time.time() * 1000), frozen(task.stage)
+                task.upload = Upload(self._spec.name, key, task.position, blobs, now, self._config.partitions)
+            if task.upload is None:
                 continue
-            task.snapshot_due = time.monotonic() + self._config.snapshot_interval_ms / 1000
-            snapshot = take(
-                self._spec.name,
-                key,
-                task.position,
-                task.stage.snapshot(),
-                int(time.time() * 1000),
-                self._config.partitions,
-            )
-            for chunk in snapshot.chunks:
+            for chunk in task.upload:
                 kafka.send(self._chunks, chunk.topic, chunk.partition, chunk.value, chunk.key)
-            taken.append((task, snapshot))
+                if time.monotonic() >= end:
+                    break
+            else:
+                taken.append((task, task.upload))
+                task.upload = None
         if taken and self._chunks.flush(30):
             raise BrokerError(f"{self._spec.name}: snapshot chunks were not taken by the broker within 30 s")
         return taken
 
     def _thin(self, task: _Task) -> None:
-        assert self._chunks is not None
         for manifest in ladder(task.manifests):
             task.manifests.remove(manifest)
-            for tombstone in drop(manifest, self._config.partitions):
-                kafka.send(self._chunks, tombstone.topic, tombstone.partition, None, tombstone.key)
+            self._bury(drop(manifest, self._config.partitions))
+
+    def _bury(self, tombstones: Sequence[Output]) -> None:
+        assert self._chunks is not None
+        for tombstone in tombstones:
+            kafka.send(self._chunks, tombstone.topic, tombstone.partition, None, tombstone.key)
 
     # -- ownership ----------------------------------------------------------------------------------------------
 
@@ -541,6 +553,7 @@ class Runner:
             self._refold(stage, key, begin, committed)
         task = self._task(stage, committed if committed >= 0 else begin)
         task.manifests = snapshots.manifests(key)
+        self._bury(snapshots.strays(key, self._config.partitions))
         task.snapshot_offset = begin if taken else -1
         task.snapshot_due = time.monotonic() + self._config.snapshot_interval_ms / 1000
         self._observer.restored(self._spec.name, key, begin, task.position, time.monotonic() - started)

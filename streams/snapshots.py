@@ -1,8 +1,9 @@
 """Snapshots of stage tasks in the compacted topic `trend.snapshots`: chunks, then a manifest beside its input offset.
 
-The manifest is written inside the commit; chunks before it, flushed. A manifest whose chunks are not all there, or are
-not what it says, is not whole and is passed over. Older snapshots thin out as a ladder, so that a replay can fork far
-back.
+The manifest is written inside a commit; chunks before it, flushed. A large state goes out over several commits, so a
+snapshot's offset may lie before that of the commit that brings its manifest. A manifest whose chunks are not all there,
+or are not what it says, is not whole and is passed over. Older snapshots thin out as a ladder, so that a replay can
+fork far back.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from streams.codecs import decode_json, encode_json
 from streams.partitioning import partition_of
 from streams.records import Chunk, SnapshotManifest
-from streams.stage import Message, Output, TaskKey
+from streams.stage import Blob, Message, Output, TaskKey
 
 TOPIC = "trend.snapshots"
 CHUNK_BYTES = 900_000
@@ -30,6 +32,44 @@ def snapshot_partition(stage: str, task: TaskKey, partitions: int) -> int:
     return partition_of(_prefix(stage, task), partitions)
 
 
+class Upload:
+    """A snapshot on its way out: its chunks, cut from one blob at a time, and then its manifest for the commit."""
+
+    def __init__(
+        self, stage: str, task: TaskKey, offset: int, blobs: Mapping[str, Blob], taken_at: int, partitions: int
+    ) -> None:
+        """Of a state that holds everything before `offset`."""
+        self._partition = snapshot_partition(stage, task, partitions)
+        self._base = f"{_prefix(stage, task)}/{offset:020d}"
+        self._described = SnapshotManifest(
+            stage=stage, topic=task[0], partition=task[1], offset=offset, taken_at=taken_at, chunks=[]
+        )
+        self._chunks = self._cut(blobs)
+
+    def __iter__(self) -> Iterator[Output]:
+        """The chunks that have not been handed out yet."""
+        return self._chunks
+
+    @property
+    def described(self) -> SnapshotManifest:
+        """Once the chunks are handed out."""
+        return self._described
+
+    @property
+    def manifest(self) -> Output:
+        return Output(TOPIC, self._partition, encode_json(self._described), f"{self._base}/{_MANIFEST}".encode())
+
+    def _cut(self, blobs: Mapping[str, Blob]) -> Iterator[Output]:
+        for name in sorted(blobs):
+            blob = blobs[name]()
+            for part, start in enumerate(range(0, max(len(blob), 1), CHUNK_BYTES)):
+                piece = blob[start : start + CHUNK_BYTES]
+                key = f"{self._base}/{name}/{part:06d}"
+                chunk = Chunk(key=key, bytes=len(piece), sha256=hashlib.sha256(piece).hexdigest())
+                self._described.chunks.append(chunk)
+                yield Output(TOPIC, self._partition, piece, key.encode())
+
+
 @dataclass(frozen=True)
 class Snapshot:
     """What to publish for one snapshot: `chunks` first, then `manifest` inside the commit."""
@@ -42,22 +82,12 @@ class Snapshot:
 def take(
     stage: str, task: TaskKey, offset: int, blobs: Mapping[str, bytes], taken_at: int, partitions: int
 ) -> Snapshot:
-    """Cut the blobs of a state that holds everything before `offset` into records."""
-    partition = snapshot_partition(stage, task, partitions)
-    base = f"{_prefix(stage, task)}/{offset:020d}"
-    outputs, chunks = [], []
-    for name in sorted(blobs):
-        blob = blobs[name]
-        for part, start in enumerate(range(0, max(len(blob), 1), CHUNK_BYTES)):
-            piece = blob[start : start + CHUNK_BYTES]
-            key = f"{base}/{name}/{part:06d}"
-            outputs.append(Output(TOPIC, partition, piece, key.encode()))
-            chunks.append(Chunk(key=key, bytes=len(piece), sha256=hashlib.sha256(piece).hexdigest()))
-    described = SnapshotManifest(
-        stage=stage, topic=task[0], partition=task[1], offset=offset, taken_at=taken_at, chunks=chunks
+    """All of a snapshot at once."""
+    upload = Upload(
+        stage, task, offset, {name: partial(bytes, blob) for name, blob in blobs.items()}, taken_at, partitions
     )
-    manifest = Output(TOPIC, partition, encode_json(described), f"{base}/{_MANIFEST}".encode())
-    return Snapshot(described, outputs, manifest)
+    chunks = list(upload)
+    return Snapshot(upload.described, chunks, upload.manifest)
 
 
 def drop(described: SnapshotManifest, partitions: int) -> list[Output]:
@@ -116,6 +146,14 @@ class SnapshotReader:
         for manifest in reversed(self.manifests(task)):
             if manifest.offset <= offset:
                 yield manifest, self._blobs(manifest)
+
+    def strays(self, task: TaskKey, partitions: int) -> list[Output]:
+        """Tombstones of chunks whose manifest was never committed."""
+        partition, base = snapshot_partition(self.stage, task, partitions), f"{_prefix(self.stage, task)}/"
+        known = {f"{manifest.offset:020d}" for manifest in self.manifests(task)}
+        keys = [key for key in self._chunks if key.startswith(base)]
+        strays = [key for key in keys if key.removeprefix(base).split("/")[0] not in known]
+        return [Output(TOPIC, partition, None, key.encode()) for key in strays]
 
     def _blobs(self, manifest: SnapshotManifest) -> dict[str, bytes] | None:
         parts: dict[str, list[bytes]] = {}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 TaskKey = tuple[str, int]  # input topic and partition
 
@@ -53,6 +53,28 @@ class Stage(Protocol):
 
     def counters(self) -> dict[str, int]:
         """Totals since the beginning of the log, part of the state: what was accepted, dropped, emitted."""
+
+
+Blob = Callable[[], bytes]
+
+
+@runtime_checkable
+class Freezes(Protocol):
+    """A stage whose state is too large to be encoded while the fold waits."""
+
+    def freeze(self) -> Mapping[str, Blob]:
+        """What `snapshot` would return now, each blob encoded when it is called: the fold may go on before that."""
+
+
+def frozen(stage: Stage) -> Mapping[str, Blob]:
+    """The state of any stage as of now, to be encoded blob by blob."""
+    if isinstance(stage, Freezes):
+        return stage.freeze()
+
+    def encoded(blob: bytes) -> Blob:
+        return lambda: blob
+
+    return {name: encoded(blob) for name, blob in stage.snapshot().items()}
 
 
 @dataclass(frozen=True)

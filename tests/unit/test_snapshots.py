@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streams.records import SnapshotManifest
-from streams.snapshots import CHUNK_BYTES, Snapshot, SnapshotReader, drop, ladder, take
-from streams.stage import Message, Output
+from streams.snapshots import CHUNK_BYTES, Snapshot, SnapshotReader, Upload, drop, ladder, take
+from streams.stage import Blob, Message, Output
 
 TASK = ("trend.events", 3)
 
@@ -79,6 +79,26 @@ def test_tombstones_remove_a_snapshot_whole() -> None:
     reader.put(_messages(drop(snapshot.described, 4)))
     assert _newest(reader, 100) is None
     assert reader.manifests(TASK) == []
+
+
+def test_a_large_state_is_encoded_while_the_fold_waits_or_changes_on_its_way() -> None:
+    encoded: list[str] = []
+
+    def blob(name: str) -> Blob:
+        return lambda: (encoded.append(name), name.encode())[1]
+
+    upload = Upload("windows", TASK, 17, {name: blob(name) for name in "bac"}, 5, 4)
+    assert encoded == []
+    first = next(iter(upload))
+    assert encoded == ["a"]
+    rest = list(upload)
+    assert (encoded, next(iter(upload), None)) == (["a", "b", "c"], None)
+    reader = SnapshotReader("windows")
+    reader.put(_messages([first, *rest]))
+    assert reader.strays(TASK, 4) == [Output(o.topic, o.partition, None, o.key) for o in (first, *rest)]
+    reader.put(_messages([upload.manifest]))
+    assert reader.strays(TASK, 4) == []
+    assert next(iter(reader.before(TASK, 20)))[1] == {name: name.encode() for name in "abc"}
 
 
 @given(st.integers(3, 200), st.integers(1, 120_000))

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
 import numpy as np
+import pyarrow as pa
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from featurizers.cells import CELL_CHANNELS, NO_HOUR, Cells, Run, cell, keys_of, merged
 from featurizers.errors import WindowsError
-from featurizers.grids import Grid
+from featurizers.names import ProductNames
 from featurizers.parking import Parking
-from featurizers.state import Column, Names, Table
-from streams.records import CHANNELS
+from featurizers.state import Column, Names, Queue, Table
+from streams.records import DAYS
 
 COLUMNS = {
     "at": Column(np.int64, fill=-7),
@@ -61,33 +65,103 @@ def test_names_change_their_numbers() -> None:
     assert Names(names.values).codes(["a", "c"]).tolist() == [2, 3]
 
 
-def test_a_grid_mixes_up_channels_or_buckets() -> None:
-    table = Table(Grid.columns("day", 5))
-    table.append(3)
-    grid = Grid(table, "day", 5)
-    expected = np.zeros((3, len(CHANNELS), 5), np.int64)
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.lists(st.text(max_size=20), max_size=40, unique=True), max_size=8))
+def test_product_names_change_their_numbers_or_their_text(batches: list[list[str]]) -> None:
+    names, known = ProductNames(), Names()
+    for texts in batches:
+        assert names.codes(pa.array(texts, pa.string())).tolist() == known.codes(texts).tolist()
+    again = ProductNames()
+    again.load(names.freeze()())
+    assert again.freeze()() == names.freeze()()
+    for one in (names, again):
+        assert one.texts(np.arange(len(known))).to_pylist() == known.values
+        assert one.codes(pa.array(known.values[::-1], pa.string())).tolist() == list(range(len(known)))[::-1]
+
+
+def test_product_names_that_share_a_hash_or_come_twice_get_one_number() -> None:
+    texts = pa.array([f"shop:{i}" for i in range(20_000)] + ["shop:7", "shop:7\0", "shop:" + "7" * 200, "new", "new"])
+    codes = ProductNames().codes(texts)
+    assert codes[:20_000].tolist() == list(range(20_000))
+    assert codes[20_000:].tolist() == [7, 20_000, 20_001, 20_002, 20_002]
+
+
+def _random_cells(rng: np.random.Generator, count: int, rows: int, days: tuple[int, int]) -> Run:
+    keys = keys_of(
+        rng.integers(0, rows, count),
+        cell(rng.integers(*days, count), rng.integers(0, 24, count), rng.integers(0, len(CELL_CHANNELS), count)),
+    )
+    return Run(keys, rng.integers(-2, 2**33 if rng.random() < 0.1 else 9, count))
+
+
+def test_cells_mix_up_products_days_or_channels() -> None:
     rng = np.random.default_rng(2)
-    for c, channel in enumerate(CHANNELS):
-        rows, buckets, values = rng.integers(0, 3, 50), rng.integers(100, 105, 50), rng.integers(0, 9, 50)
-        grid.add(channel, rows, buckets, values)
-        np.add.at(expected, (rows, c, buckets - 100), values)
-    days = np.arange(100, 105)
-    np.testing.assert_array_equal(grid.window(np.arange(3), days), expected)
-    for c, channel in enumerate(CHANNELS):
-        np.testing.assert_array_equal(grid.channel(channel, days), expected[:, c])
-    grid.clear(np.asarray([105]))  # takes the place of 100
-    assert (grid.window(np.arange(3), np.asarray([105])) == 0).all()
-    np.testing.assert_array_equal(grid.window(np.arange(3), days[1:]), expected[:, :, 1:])
+    cells, rows, today = Cells(), 40_000, 2_000
+    expected = np.zeros((rows, len(CELL_CHANNELS), DAYS + 1), np.int64)
+    for turn in range(30):
+        run = _random_cells(rng, 3_000, rows, (today - DAYS, today + 1))
+        cells.push(merged([run]))
+        keys = run.keys.astype(np.int64)
+        age = (today - (keys >> 9)) & 127
+        np.add.at(expected, (keys >> 16, keys & 15, DAYS - age), run.values)
+        if turn == 20:
+            cells.compact(today)
+    again = Cells()
+    again.load({name: blob() for name, blob in cells.freeze().items()})
+    wanted = rng.permutation(rows)[:5_000]
+    for one in (cells, again):
+        found = one.of_rows(wanted)
+        sums = np.zeros((len(wanted), len(CELL_CHANNELS), DAYS + 1), np.int64)
+        np.add.at(sums, (found.which, found.channels, DAYS - found.ages(today)), found.values)
+        np.testing.assert_array_equal(sums, expected[wanted])
+        units, out = one.of_day(today - 3, rows)
+        np.testing.assert_array_equal(units, expected[:, 0, DAYS - 3])
+        np.testing.assert_array_equal(out, expected[:, -1, DAYS - 3])
 
 
-def test_a_bucket_becomes_negative() -> None:
-    table = Table(Grid.columns("day", 5))
-    table.append(2)
-    grid = Grid(table, "day", 5)
-    day = np.asarray([7])
-    grid.add("units", np.asarray([0, 1]), np.asarray([7, 7]), np.asarray([2, 5]))
-    assert grid.take_off("units", np.asarray([0, 0, 1]), np.asarray([7, 7, 7]), np.asarray([2, 2, 4])) == 1
-    assert grid.channel("units", day)[:, 0].tolist() == [0, 1]
+def test_cells_keep_days_that_left_the_ring_or_lose_hours_too_soon() -> None:
+    cells, one = Cells(), np.ones(1, np.int64)
+    for day, hour in ((100, 3), (100, 4), (157, 5), (154, 6), (153, 7), (153, 8)):
+        cells.push(Run(keys_of(np.zeros(1, np.int64), cell(day, hour, 0)), one))
+    cells.compact(157)
+    found = cells.of_rows(np.asarray([0]))
+    ages = found.ages(157).tolist()
+    assert sorted(zip(ages, found.hours.tolist(), found.values.tolist(), strict=True)) == [
+        (0, 5, 1),
+        (3, 6, 1),
+        (4, NO_HOUR, 2),
+    ]
+
+
+def test_merging_more_cells_than_one_sort_takes_gives_other_sums(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(3)
+    runs = [merged([_random_cells(rng, 4_000, 300, (0, 100))]) for _ in range(5)]
+    whole = merged(runs)
+    monkeypatch.setattr("featurizers.cells._AT_ONCE", 1_000)
+    pieces = merged(runs)
+    assert pieces.keys.tolist() == whole.keys.tolist()
+    assert pieces.values.tolist() == whole.values.tolist()
+
+
+def test_a_blob_shows_what_was_folded_after_the_freeze() -> None:
+    rng = np.random.default_rng(4)
+    cells = Cells()
+    cells.push(merged([_random_cells(rng, 4_000, 300, (0, 50))]))
+    frozen = cells.freeze()
+    before = {name: blob() for name, blob in cells.freeze().items()}
+    for _ in range(9):
+        cells.push(merged([_random_cells(rng, 4_000, 300, (0, 50))]))
+    cells.compact(50)
+    assert {name: blob() for name, blob in frozen.items()} == before
+
+
+def test_a_queue_loses_its_order() -> None:
+    queue = Queue(np.arange(3))
+    queue.push(np.arange(3, 10))
+    assert queue.take(4).tolist() == [0, 1, 2, 3]
+    assert len(queue) == 6
+    assert queue.take(99).tolist() == [4, 5, 6, 7, 8, 9]
+    assert queue.take(1).tolist() == []
 
 
 def test_parked_rows_are_lost_or_change_their_order() -> None:

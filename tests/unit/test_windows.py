@@ -248,6 +248,17 @@ def test_a_snapshot_or_another_cut_of_the_log_changes_the_outputs(seed: int, day
     assert second.counters() == whole.counters()
 
 
+@pytest.mark.parametrize("seed", [1, 2])
+def test_when_events_are_settled_or_how_cells_merge_changes_the_outputs(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    messages = random_stream(seed, days=9, rows=30).log().messages
+    expected = WindowStage(TASK, CONFIG).fold(messages)
+    for name, value in (("products.SETTLE", 1), ("products.LARGEST", 3), ("cells._FAN", 2), ("cells._AT_ONCE", 50)):
+        monkeypatch.setattr(f"featurizers.{name}", value)
+        assert WindowStage(TASK, CONFIG).fold(messages) == expected
+
+
 def test_counters_do_not_add_up() -> None:
     stream = random_stream(8, days=12)
     stage = WindowStage(TASK, CONFIG)

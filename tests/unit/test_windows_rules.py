@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -10,6 +11,7 @@ from featurizers.window_config import WindowConfig
 from featurizers.windows import WindowStage
 from streams.calendars import DAY, HOUR, Platform
 from streams.codecs import encode
+from streams.errors import SnapshotError
 from streams.records import CHANNELS, CLOSES, DAYS, HOURS, NO_WATERMARK, EventKind, Modality, SourceState, WindowKind
 from streams.stage import Message
 from tests.unit.event_builder import TASK, Log, Row, cancelled, event, instant, level, order, rows_of, run, vector
@@ -338,6 +340,31 @@ def test_a_snapshot_of_a_platform_that_is_gone_is_taken() -> None:
     blobs = run(Log().watermark(T).events(order(A, T)), CONFIG)[0].snapshot()
     with pytest.raises(WindowsError, match="'shop', which is not configured"):
         WindowStage(TASK, WindowConfig({"rome": Platform("rome")})).restore(blobs)
+
+
+def test_a_snapshot_of_another_format_is_taken() -> None:
+    blobs = run(Log().watermark(T).events(order(A, T)), SHOP)[0].snapshot()
+    state = {k: v for k, v in msgspec.json.decode(blobs["state"]).items() if k != "format"}
+    with pytest.raises(SnapshotError, match="format 1, this version reads 2 alone; fold"):
+        WindowStage(TASK, SHOP).restore({**blobs, "state": msgspec.json.encode(state)})
+
+
+def test_more_products_than_there_is_memory_for_are_taken() -> None:
+    config = WindowConfig(SHOP.platforms, max_products=2)
+    log = Log().watermark(T).events(order(A, T), order(B, T)).events(order(A, T))
+    run(log, config)
+    with pytest.raises(WindowsError, match="3 products in one partition are more than max_products = 2; raise it"):
+        run(log.events(order("shop:c", T)), config)
+
+
+def test_cancellations_of_an_hour_that_lies_in_two_days_are_lost() -> None:
+    config = WindowConfig({"pune": Platform("pune", "Asia/Kolkata")})
+    midnight, key = instant("2024-05-06", "Asia/Kolkata"), "pune:a"  # 18:30 UTC
+    log = Log().watermark(midnight - HOUR).events(order(key, midnight - 60_000, 2)).watermark(midnight)
+    log.events(order(key, midnight + 60_000, 3), cancelled(key, midnight + HOUR, midnight + 60_000, 4))
+    (_, window) = closes(log.watermark(midnight + DAY), config)
+    assert grid(window)[UNITS, -2:].tolist() == [2, 0]
+    assert grid(window, "hour")[UNITS, -25:].tolist() == [1, *[0] * 24]  # the hour held five, the day three
 
 
 def test_a_platform_added_later_never_opens() -> None:
