@@ -161,7 +161,7 @@ class OrderMemory:
 
     def dump(self) -> dict[str, bytes]:
         """Named blobs. Products are numbered anew, as they come: their codes here hang on what else was read."""
-        rows = np.frombuffer(b"".join(self._placed.values()), "<i8").reshape(-1, 4).copy()
+        rows = np.frombuffer(bytearray().join(self._placed.values()), "<i8").reshape(-1, 4)
         met = pa.array(rows[:, 0]).dictionary_encode()
         rows[:, 0] = met.indices
         names = [self._products.names[code] for code in met.dictionary.to_pylist()]

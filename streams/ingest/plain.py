@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from array import array
+from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate, chain, repeat
 from typing import Annotated, Literal
@@ -147,8 +148,9 @@ class PlainReader:
             for known, line in zip(offers, flat, strict=True)
         ]
         if -1 in found:
-            each = chain.from_iterable(map(repeat, shops, lines))
-            return [s.offer(line) if k < 0 else k for k, line, s in zip(found, flat, each, strict=True)]
+            start = [0, *accumulate(lines)]
+            for k in [k for k, number in enumerate(found) if number < 0]:
+                found[k] = shops[bisect_right(start, k) - 1].offer(flat[k])
         return found
 
     def _naturals(
