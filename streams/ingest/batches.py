@@ -12,7 +12,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from streams.codecs import Coded, Column, split
-from streams.ingest.columns import OrderRows, Products
+from streams.ingest.columns import OrderRows
+from streams.ingest.products import Products
 from streams.records import EVENTS, PICTURES, TEXTS, ArrowRecord, EventKind
 from streams.stage import Output, TaskKey
 

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import itertools
-from array import array
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
-from streams.codecs import Coded, Column
-from streams.ingest.orders import Line, Placed
-from streams.partitioning import partition_of
+from streams.codecs import Array, Coded, Column
+from streams.ingest.orders import Line
+from streams.ingest.products import Products
 from streams.records import EventKind
 
 
@@ -35,10 +32,10 @@ class PlainOrders:
     apart: bool  # whether there are records whose order is not one of their ids
     lines: list[int]  # [records] number of lines
     line_start: list[int]  # [records + 1]
-    product: list[int]  # [lines] codes
-    quantity: list[int]  # [lines]
-    amount: list[int]  # [lines] minor units
-    placed: list[Placed]  # [records] what the order memory keeps
+    product: Array  # [lines] codes, int64
+    quantity: Array  # [lines] int64
+    amount: Array  # [lines] int64, minor units
+    placed: list[bytes]  # [records] what the order memory keeps
 
     def shared(self) -> set[bytes]:
         """Orders and ids that more than one record has."""
@@ -58,22 +55,6 @@ def _repeated(digests: list[bytes]) -> set[bytes]:
     return {digest for digest in digests if digest in met or add(digest)}
 
 
-class Products(dict[str, int]):
-    """Codes of product keys, from 1 in the order in which they were met, and the partition of each."""
-
-    def __init__(self, partitions: int) -> None:
-        super().__init__()
-        self.names = [""]
-        self.partitions = array("i", [0])  # [codes]
-        self._partitions = partitions
-
-    def __missing__(self, product: str) -> int:
-        code = self[product] = len(self.names)
-        self.names.append(product)
-        self.partitions.append(partition_of(product, self._partitions))
-        return code
-
-
 class OrderRows:
     """Rows of order events in columns: what the lines of an event share, once for each event, and the lines."""
 
@@ -84,20 +65,18 @@ class OrderRows:
         self._ordered_at: list[int] = []
         self._offset: list[int] = []
         self._lines: list[int] = []
-        self._product: list[int] = []
-        self._quantity: list[int] = []
-        self._amount: list[int] = []
+        self._rows: list[tuple[Array, Array, Array] | tuple[list[int], list[int], list[int]]] = []
 
     def add(self, kind: EventKind, at: int, ordered_at: int, offset: int, lines: Sequence[Line]) -> None:
+        if not lines:
+            return
         self._kind.append(int(kind))  # arrays are made of members of an enumeration ten times as slowly
         self._at.append(at)
         self._ordered_at.append(ordered_at)
         self._offset.append(offset)
         self._lines.append(len(lines))
-        for product, quantity, amount in lines:
-            self._product.append(self._products[product])
-            self._quantity.append(quantity)
-            self._amount.append(amount)
+        codes = [self._products[line.product] for line in lines]
+        self._rows.append((codes, [line.quantity for line in lines], [line.amount for line in lines]))
 
     def extend(self, orders: PlainOrders, start: int, stop: int) -> None:
         """Rows of the records from `start` to before `stop`."""
@@ -106,24 +85,25 @@ class OrderRows:
         self._ordered_at += orders.ordered_at[start:stop]
         self._offset += orders.offset[start:stop]
         self._lines += orders.lines[start:stop]
-        first, last = orders.line_start[start], orders.line_start[stop]
-        self._product += orders.product[first:last]
-        self._quantity += orders.quantity[first:last]
-        self._amount += orders.amount[first:last]
+        lines = slice(orders.line_start[start], orders.line_start[stop])
+        self._rows.append((orders.product[lines], orders.quantity[lines], orders.amount[lines]))
 
     def by_partition(self) -> Iterator[tuple[int, int, dict[str, Column | Coded]]]:
         """Partitions with rows, ascending; how many rows, and those of their columns that differ between orders."""
-        products = np.array(self._product, np.int32)
-        partition = np.array(self._products.partitions, np.int32)[products]
+        if not self._rows:
+            return
+        pieces = zip(*self._rows, strict=True)
+        products, quantity, amount = [np.concatenate(column, dtype=np.int64) for column in pieces]
+        partition = np.array(self._products.partitions)[products]
         row = np.argsort(partition, kind="stable")
         event = np.repeat(np.arange(len(self._lines)), self._lines)[row]
-        columns: dict[str, npt.NDArray[Any]] = {
+        columns: dict[str, Array] = {
             "kind": np.array(self._kind, np.int8)[event],
             "at": np.array(self._at, np.int64)[event],
             "ordered_at": np.array(self._ordered_at, np.int64)[event],
             "source_offset": np.array(self._offset, np.int64)[event],
-            "quantity": np.array(self._quantity, np.int64)[row],
-            "amount": np.array(self._amount, np.int64)[row],
+            "quantity": quantity[row],
+            "amount": amount[row],
         }
         names, products = self._products.names, products[row]
         ends = np.cumsum(np.bincount(partition)).tolist()

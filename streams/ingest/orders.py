@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
+import struct
 from collections import deque
-from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import msgspec
+import numpy as np
+import pyarrow as pa
 
+from streams.codecs import Array
+from streams.ingest.privacy import DIGEST_BYTES
+from streams.ingest.products import Products
 from streams.ingest.reasons import Reason, RejectedError
 
 
@@ -33,17 +40,30 @@ class Waiting(msgspec.Struct, frozen=True, array_like=True):
     since: int  # newest record time of the source when it came
 
 
-# An order: record time, `ordered_at`, and of each line product, units ordered, units left, amount left. One plain tuple
-# of plain values: the garbage collector forgets about those, and a million of them must not slow it down.
-Placed: TypeAlias = tuple[Any, ...]
-_SINCE, _ORDERED_AT, _LINES = 0, 1, 2
+# An order as bytes: a row with its record time and `ordered_at`, then a row for each line with product, units ordered,
+# units left and amount left. Of a million bytes objects the garbage collector knows nothing.
+_ROW = struct.Struct("<4q")
+_HEAD = 0  # in the place of a product
+
+
+def packed(now: Array, ordered_at: Array, start: Array, product: Array, quantity: Array, amount: Array) -> list[bytes]:
+    """What `OrderMemory.extend` takes, of orders [orders] with the lines [lines] from `start` [orders + 1]."""
+    head = start[:-1] + np.arange(len(now))
+    rows = np.empty((len(now) + len(product), 4), "<i8")
+    is_line = np.ones(len(rows), bool)
+    is_line[head] = False
+    rows[head] = np.stack([np.full(len(now), _HEAD), now, ordered_at, np.zeros(len(now), np.int64)], axis=1)
+    rows[is_line] = np.stack([product, quantity, quantity, amount], axis=1)
+    whole, ends = rows.tobytes(), (_ROW.size * np.append(head, len(rows))).tolist()
+    return [whole[a:b] for a, b in itertools.pairwise(ends)]
 
 
 class OrderMemory:
     """Orders and waiting cancellations of the dedupe horizon, by the digest of the order."""
 
-    def __init__(self) -> None:
-        self._placed: dict[bytes, Placed] = {}
+    def __init__(self, products: Products) -> None:
+        self._products = products
+        self._placed: dict[bytes, bytes] = {}
         self._order: deque[bytes] = deque()
         self._waiting: dict[int, Waiting] = {}  # by offset, as they came
         self._offsets: dict[bytes, list[int]] = {}  # of the waiting ones, by order
@@ -53,11 +73,12 @@ class OrderMemory:
         placed = self._placed.get(order)
         if placed is None:
             self._order.append(order)
-            placed = (now, ordered_at)
-        self._placed[order] = (*placed, *[x for product, n, amount in lines for x in (product, n, n, amount)])
+            placed = _ROW.pack(_HEAD, now, ordered_at, 0)
+        rows = [_ROW.pack(self._products[product], n, n, amount) for product, n, amount in lines]
+        self._placed[order] = b"".join([placed, *rows])
         return self._released(order)
 
-    def extend(self, orders: Sequence[bytes], placed: Iterable[Placed]) -> None:
+    def extend(self, orders: Sequence[bytes], placed: Sequence[bytes]) -> None:
         """Remember orders that are new, differ from each other, and have no cancellation waiting."""
         self._placed.update(zip(orders, placed, strict=True))
         self._order.extend(orders)
@@ -82,7 +103,7 @@ class OrderMemory:
         than the order ever had.
         """
         placed = self._placed[order]
-        stocks = _stocks(placed)
+        stocks = self._stocks(placed)
         totals: dict[str, int] = {}
         for product, quantity, _ in lines:
             totals[product] = totals.get(product, 0) + quantity
@@ -104,8 +125,18 @@ class OrderMemory:
             stock[1] -= units
             stock[2] -= worth
             taken.append(Line(product, units, worth))
-        self._placed[order] = _with(placed, stocks)
-        return placed[_ORDERED_AT], taken
+        rows = [_ROW.pack(self._products[product], *stock) for product, stock in stocks.items()]
+        self._placed[order] = b"".join([placed[: _ROW.size], *rows])
+        return _ROW.unpack_from(placed)[2], taken
+
+    def _stocks(self, placed: bytes) -> dict[str, list[int]]:
+        """[units ordered, units left, amount left] of each product of an order; lines of one product count together."""
+        stocks: dict[str, list[int]] = {}
+        for code, *counts in itertools.islice(_ROW.iter_unpack(placed), 1, None):
+            stock = stocks.setdefault(self._products.names[code], [0, 0, 0])
+            for k, count in enumerate(counts):
+                stock[k] += count
+        return stocks
 
     def wait(self, cancellation: Waiting) -> None:
         self._waiting[cancellation.offset] = cancellation
@@ -113,7 +144,7 @@ class OrderMemory:
 
     def forget(self, until: int) -> list[Waiting]:
         """Drop what came at or before this record time; returns the cancellations whose order never came."""
-        while self._order and self._placed[self._order[0]][_SINCE] <= until:
+        while self._order and _ROW.unpack_from(self._placed[self._order[0]])[1] <= until:
             del self._placed[self._order.popleft()]
         gone: list[Waiting] = []
         for cancellation in self._waiting.values():
@@ -128,28 +159,31 @@ class OrderMemory:
                 del self._offsets[cancellation.order]
         return gone
 
-    def dump(self) -> list[Any]:
-        return [self._placed, list(self._waiting.values())]
+    def dump(self) -> dict[str, bytes]:
+        """Named blobs. Products are numbered anew, as they come: their codes here hang on what else was read."""
+        rows = np.frombuffer(bytearray().join(self._placed.values()), "<i8").reshape(-1, 4)
+        met = pa.array(rows[:, 0]).dictionary_encode()
+        rows[:, 0] = met.indices
+        names = [self._products.names[code] for code in met.dictionary.to_pylist()]
+        return {
+            "orders": b"".join(self._order),
+            "order_rows": rows.tobytes(),
+            "order_products": msgspec.msgpack.encode(names),
+            "waiting": msgspec.msgpack.encode(list(self._waiting.values())),
+        }
 
-    def load(self, state: list[Any]) -> None:
-        """The inverse of `dump`, from its msgpack."""
-        orders, waiting = state
-        self._placed = {order: tuple(placed) for order, placed in orders.items()}
-        self._order = deque(self._placed)
+    def load(self, blobs: Mapping[str, bytes]) -> None:
+        """The inverse of `dump`."""
+        names = msgspec.msgpack.decode(blobs["order_products"], type=list[str])
+        codes = np.array([self._products[name] if name else _HEAD for name in names], np.int64)
+        rows = np.frombuffer(blobs["order_rows"], "<i8").reshape(-1, 4).copy()
+        rows[:, 0] = codes[rows[:, 0]]
+        whole = rows.tobytes()
+        ends = [*(_ROW.size * np.flatnonzero(rows[:, 0] == _HEAD)).tolist(), len(whole)]
+        digests = blobs["orders"]
+        self._order = deque([digests[i : i + DIGEST_BYTES] for i in range(0, len(digests), DIGEST_BYTES)])
+        placed = [whole[a:b] for a, b in itertools.pairwise(ends)]
+        self._placed = dict(zip(self._order, placed, strict=True))
         self._waiting, self._offsets = {}, {}
-        for cancellation in waiting:
-            self.wait(msgspec.convert(cancellation, Waiting))
-
-
-def _stocks(placed: Placed) -> dict[str, list[int]]:
-    """[units ordered, units left, amount left] of each product of an order; lines of one product count together."""
-    stocks: dict[str, list[int]] = {}
-    for i in range(_LINES, len(placed), 4):
-        stock = stocks.setdefault(placed[i], [0, 0, 0])
-        for k in range(3):
-            stock[k] += placed[i + 1 + k]
-    return stocks
-
-
-def _with(placed: Placed, stocks: dict[str, list[int]]) -> Placed:
-    return (*placed[:_LINES], *[x for product, stock in stocks.items() for x in (product, *stock)])
+        for cancellation in msgspec.msgpack.decode(blobs["waiting"], type=list[Waiting]):
+            self.wait(cancellation)

@@ -8,20 +8,22 @@ here: a record that is not certainly plain is odd. Checks may be tighter than th
 from __future__ import annotations
 
 import re
+from array import array
 from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate, chain, repeat
-from operator import mul
 from typing import Annotated, Literal
 
 import msgspec
 import numpy as np
 
 from streams.calendars import Platform
-from streams.ingest.columns import PlainOrders, Products
+from streams.ingest.columns import PlainOrders
 from streams.ingest.config import IngestConfig
 from streams.ingest.events import order_event_id
+from streams.ingest.orders import packed
 from streams.ingest.privacy import Keyring, digests
+from streams.ingest.products import Products
 from streams.ingest.values import END, epoch_ms, minor_units
 from streams.records import Order, product_key
 from streams.stage import Message
@@ -59,16 +61,23 @@ class PlainReader:
         self._products = products
         self._decode = msgspec.json.Decoder(_Placed).decode
         self._instants = Instants()
-        self._nowhere = _Shop("", Platform(""), config, keyring, products)
+        self._forget()
+
+    def _forget(self) -> None:
+        config, rest = self._config, (self._config, self._keys, self._products)
+        self._offers = _Offers()
+        self._nowhere = _Shop("", Platform(""), *rest, self._offers)
         self._shops = {
-            (name, platform.currency): _Shop(name, platform, config, keyring, products)
+            (name, platform.currency): _Shop(name, platform, *rest, self._offers)
             for name, platform in config.platforms.items()
             if _CURRENCY.fullmatch(platform.currency)
         }
 
     def read(self, messages: Sequence[Message], now: int) -> PlainOrders:
         """Columns of a poll; `now` is the newest record time before it."""
-        config, names = self._config, self._products.names
+        config = self._config
+        if len(self._offers.prices) > _REMEMBERED:
+            self._forget()
         records, unread = self._decoded(messages)
         odd = set(unread)
         shops = [self._shops.get((r.platform, r.currency), self._nowhere) for r in records]
@@ -81,15 +90,14 @@ class PlainReader:
         odd.update([i for i, at in enumerate(ordered_at) if not 0 <= at < END or at > latest[i]])
 
         lines = [len(r.lines) for r in records]
-        line_start = [0, *accumulate(lines)]
+        line_start = np.append(0, np.cumsum(lines))
         flat = list(chain.from_iterable([r.lines for r in records]))
-        product, price = self._looked_up(flat, lines, shops)
-        quantity = [line.quantity for line in flat]
-        amount = list(map(mul, quantity, price))
-        if not (all(product) and all(price) and max(quantity, default=0) <= config.max_quantity):
-            checked = zip(product, price, quantity, strict=True)
-            wrong = [k for k, (c, p, q) in enumerate(checked) if not (c and p and q <= config.max_quantity)]
-            odd.update([bisect_right(line_start, k) - 1 for k in wrong])
+        offer = np.array(self._offered(flat, lines, shops), np.int64)
+        price = np.array(self._offers.prices)[offer]
+        quantity = np.array([line.quantity for line in flat], np.int64)
+        wrong = (offer == 0) | (quantity > config.max_quantity)
+        odd.update(np.repeat(np.arange(len(records)), lines)[wrong].tolist())
+        product, amount = np.array(self._offers.products, np.int64)[offer], quantity * price
 
         order = digests([shop.order for shop in shops], [r.order_id for r in records])
         natural = order
@@ -97,10 +105,6 @@ class PlainReader:
             natural = self._naturals(records, shops, order, latest, odd)
         ids, id_start = self._ids(records, shops, natural)
         now_at = list(accumulate(stamps, max, initial=now))[1:]
-        fields = [names[code] for code in product]
-        stock = list(chain.from_iterable(zip(fields, quantity, quantity, amount, strict=True)))
-        ends = [4 * end for end in line_start]
-        spans = zip(now_at, ordered_at, ends, ends[1:], strict=False)
         return PlainOrders(
             odd=odd,
             unread=unread,
@@ -113,11 +117,11 @@ class PlainReader:
             id_now=np.repeat(now_at, np.diff(id_start)).tolist(),
             apart=natural is not order,
             lines=lines,
-            line_start=line_start,
+            line_start=line_start.tolist(),
             product=product,
             quantity=quantity,
             amount=amount,
-            placed=[(since, at, *stock[start:stop]) for since, at, start, stop in spans],
+            placed=packed(np.array(now_at), np.array(ordered_at), line_start, product, quantity, amount),
         )
 
     def _decoded(self, messages: Sequence[Message]) -> tuple[list[_Placed], list[int]]:
@@ -136,16 +140,18 @@ class PlainReader:
                 records.append(_BLANK)
         return records, unread
 
-    def _looked_up(self, flat: list[_Line], lines: list[int], shops: list[_Shop]) -> tuple[list[int], list[int]]:
-        """Code and price of each line."""
-        platforms = set(shops) - {self._nowhere}
-        if len(platforms) == 1:
-            (shop,) = platforms
-            codes, prices = shop.codes, shop.prices
-            return [codes[line.product_id] for line in flat], [prices[line.unit_price] for line in flat]
-        each = list(chain.from_iterable(map(repeat, shops, lines)))
-        pairs = list(zip(each, flat, strict=True))
-        return [s.codes[line.product_id] for s, line in pairs], [s.prices[line.unit_price] for s, line in pairs]
+    def _offered(self, flat: list[_Line], lines: list[int], shops: list[_Shop]) -> list[int]:
+        """Number of each line's offer; 0 for lines that are not plain."""
+        offers = chain.from_iterable(map(repeat, [shop.offers for shop in shops], lines))
+        found = [
+            known.get(f"{line.product_id}\n{line.unit_price}", -1) if isinstance(line.unit_price, str) else -1
+            for known, line in zip(offers, flat, strict=True)
+        ]
+        if -1 in found:
+            start = [0, *accumulate(lines)]
+            for k in [k for k, number in enumerate(found) if number < 0]:
+                found[k] = shops[bisect_right(start, k) - 1].offer(flat[k])
+        return found
 
     def _naturals(
         self, records: list[_Placed], shops: list[_Shop], order: list[bytes], latest: list[int], odd: set[int]
@@ -174,50 +180,47 @@ class PlainReader:
         return [x for own, event, name in pairs for x in ((own,) if name is None else (own, event))], start
 
 
+class _Offers:
+    """What lines sell, by number: a product and its price in minor units. Number 0 is none."""
+
+    def __init__(self) -> None:
+        self.products = array("q", [0])
+        self.prices = array("q", [0])
+
+    def add(self, product: int, price: int) -> int:
+        self.products.append(product)
+        self.prices.append(price)
+        return len(self.prices) - 1
+
+
 class _Shop:
     """What orders of one platform have in common."""
 
     def __init__(
-        self, name: str, platform: Platform, config: IngestConfig, keyring: Keyring, products: Products
+        self, name: str, platform: Platform, config: IngestConfig, keyring: Keyring, products: Products, offers: _Offers
     ) -> None:
         self.platform = platform
-        self.codes = _Codes(name, products)
-        self.prices = _Prices(platform.currency, config.max_price_minor)
         self.order = keyring.primed("order", platform.name)
         self.event = keyring.primed("event", platform.name)
+        # By product id and price, a line break between them: one look where two would wait for memory twice.
+        self.offers: dict[str, int] = {}
+        self._name, self._products, self._all = name, products, offers
+        self._most = min(config.max_price_minor, 2**31)  # times a quantity it must fit
 
-
-class _Codes(dict[str, int]):
-    """Codes of products by their ids; 0 for ids that are not plain."""
-
-    def __init__(self, platform: str, products: Products) -> None:
-        super().__init__()
-        self._platform, self._products = platform, products
-
-    def __missing__(self, product_id: str) -> int:
-        if not 1 <= len(product_id) <= _MAX_ID or not product_id.isprintable():
-            return 0
-        if len(self) >= _REMEMBERED:
-            self.clear()
-        code = self[product_id] = self._products[product_key(self._platform, product_id)]
-        return code
-
-
-class _Prices(dict[str | int | float, int]):
-    """Minor units of prices; 0 for those that are not plain."""
-
-    def __init__(self, currency: str, most: int) -> None:
-        super().__init__()
-        self._currency, self._most = currency, most
-
-    def __missing__(self, price: str | int | float) -> int:
-        minor = minor_units(price, self._currency)
+    def offer(self, line: _Line) -> int:
+        """Number of a line's offer; 0 if the line is not plain."""
+        product_id, price = line.product_id, line.unit_price
+        # No id that can be printed, and no price, has a line break in it.
+        key = f"{product_id}\n{price}" if isinstance(price, str) else f"{product_id}\n\n{price!r}"
+        if key in self.offers:
+            return self.offers[key]
+        minor = minor_units(price, self.platform.currency)
         if minor is None or not 1 <= minor <= self._most:
             return 0
-        if len(self) >= _REMEMBERED:
-            self.clear()
-        self[price] = minor
-        return minor
+        if not 1 <= len(product_id) <= _MAX_ID or not product_id.isprintable():
+            return 0
+        self.offers[key] = self._all.add(self._products[product_key(self._name, product_id)], minor)
+        return self.offers[key]
 
 
 class Instants:

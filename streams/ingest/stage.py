@@ -9,13 +9,14 @@ import msgspec
 from streams.codecs import encode_json
 from streams.errors import SnapshotError
 from streams.ingest.batches import Batch
-from streams.ingest.columns import PlainOrders, Products
+from streams.ingest.columns import PlainOrders
 from streams.ingest.config import IngestConfig
 from streams.ingest.decoding import RecordDecoder
 from streams.ingest.events import Event, EventReader, OrderPart
 from streams.ingest.orders import OrderMemory, Waiting
 from streams.ingest.plain import PlainReader
 from streams.ingest.privacy import MAX_KEY_BYTES, Keyring, key_label
+from streams.ingest.products import Products
 from streams.ingest.reasons import Reason, RejectedError
 from streams.ingest.seen import SeenIds
 from streams.partitioning import partition_of
@@ -44,11 +45,10 @@ class IngestStage:
         self._decoder = RecordDecoder(self._topic)
         self._reader = EventReader(self._topic, config, self._keys)
         self._seen = SeenIds()
-        self._orders = OrderMemory()
+        self._number_products({})
         self._mark = SourceWatermark(config.out_of_order_ms)
         self._now = _LONG_AGO  # newest record time
         self._counts = {"read": 0, "accepted": 0, "repeated": 0, "dead": 0, "waiting": 0}
-        self._forget_products()
 
     @property
     def watermark(self) -> int | None:
@@ -65,8 +65,8 @@ class IngestStage:
 
     def fold(self, messages: Sequence[Message]) -> list[Output]:
         """A poll in offset order. Where polls end changes the batches, never the rows of a partition or their order."""
-        if len(self._products) > _PRODUCTS:
-            self._forget_products()
+        if len(self._products) > self._room:
+            self._number_products(self._orders.dump())
         batch = Batch(self._task, self._config.partitions, self._config.max_bytes, self._products)
         if self._topic == "orders" and len(messages) >= _FEW:
             self._fold_orders(messages, batch)
@@ -85,9 +85,9 @@ class IngestStage:
             "now": self._now,
             "watermark": self._mark.dump(),
             "counters": self.counters(),
-            "orders": self._orders.dump(),
         }
-        return {"state": msgspec.msgpack.encode(state), "seen": digests, "seen_at": times}
+        blobs = {"state": msgspec.msgpack.encode(state), "seen": digests, "seen_at": times}
+        return blobs | self._orders.dump()
 
     def restore(self, blobs: Mapping[str, bytes]) -> None:
         state = msgspec.msgpack.decode(blobs["state"])
@@ -99,12 +99,17 @@ class IngestStage:
         self._now = state["now"]
         self._mark.load(state["watermark"])
         self._counts = dict(state["counters"])
-        self._orders.load(state["orders"])
+        self._number_products(blobs)
         self._seen.load(blobs["seen"], blobs["seen_at"])
 
-    def _forget_products(self) -> None:
+    def _number_products(self, orders: Mapping[str, bytes]) -> None:
+        """Begin with only the products of these remembered orders."""
         self._products = Products(self._config.partitions)
+        self._orders = OrderMemory(self._products)
+        if orders:
+            self._orders.load(orders)
         self._plain = PlainReader(self._config, self._keys, self._products)
+        self._room = max(_PRODUCTS, 2 * len(self._products))
 
     def _fold_orders(self, messages: Sequence[Message], batch: Batch) -> None:
         """Plain orders by stretches, and the others between them one by one.
@@ -114,14 +119,27 @@ class IngestStage:
         """
         orders = self._plain.read(messages, self._now)
         events = {i: self._read(messages[i]) for i in orders.unread}
-        odd = sorted(orders.odd | orders.tied(self._known(orders, events.values())))
+        tied = orders.tied(self._known(orders, events.values()))
         start = 0
-        for i in (*odd, len(messages)):
-            if start < i:
-                self._fold_stretch(messages, orders, start, i, batch)
-            if i < len(messages):
+        for i in sorted(orders.odd | tied):
+            self._fold_stretch(messages, orders, start, i, batch)
+            if i in orders.odd:
                 self._fold_one(messages[i], events[i] if i in events else self._read(messages[i]), batch)
+            else:
+                self._fold_tied(messages, orders, i, batch)
             start = i + 1
+        self._fold_stretch(messages, orders, start, len(messages), batch)
+
+    def _fold_tied(self, messages: Sequence[Message], orders: PlainOrders, i: int, batch: Batch) -> None:
+        """A well formed order that is a repeat, adds to another, or has done nothing but come first."""
+        self._pass(orders.now[i], batch)
+        if self._seen.among(orders.ids[orders.id_start[i] : orders.id_start[i + 1]]):
+            self._counts["read"] += 1
+            self._counts["repeated"] += 1
+        elif self._orders.among([orders.order[i]]):
+            self._fold_one(messages[i], self._read(messages[i]), batch)
+        else:
+            self._fold_stretch(messages, orders, i, i + 1, batch)
 
     def _known(self, orders: PlainOrders, events: Iterable[Event | RejectedError]) -> set[bytes]:
         """Digests of a poll that something remembered, or more than one of its records, has."""
@@ -135,6 +153,8 @@ class IngestStage:
         self, messages: Sequence[Message], orders: PlainOrders, start: int, stop: int, batch: Batch
     ) -> None:
         """Plain orders from `start` to before `stop`."""
+        if start == stop:
+            return
         times = orders.ordered_at[start:stop]
         newest = max(times) if self._mark.newest is None else max(*times, self._mark.newest)
         if min(times) < newest - self._config.out_of_order_ms - self._config.ring_ms:
