@@ -230,7 +230,8 @@ def run(settings: Settings) -> Piece:
                     say(f"  {engine.name}: {error}")
                     results.append(Result(engine.name, 0, 0.0, 0.0, 0.0, False, None))
                 else:
-                    say(f"  {engine.name}: {results[-1].events_per_s:,.0f} events/s")
+                    done = results[-1]
+                    say(f"  {engine.name}: {done.events_per_s:,.0f} events/s, {done.per_cpu_s:,.0f} per CPU second")
     return piece([_best(results, engine.name) for engine in engines])
 
 
