@@ -113,7 +113,7 @@ class ProductNames:
         start = self._starts[code]
         for i, word in enumerate(words):
             # Past the end of a text its own word is 0, and another name's must not be compared with it.
-            alike = self._words[np.minimum(start + np.uint32(i), self._used - 1)] == word
+            alike = self._words[np.minimum(start + np.uint32(i), max(self._used, 1) - 1)] == word
             equal &= alike | (lengths <= i * _BYTES)
         return equal
 
@@ -154,7 +154,7 @@ class ProductNames:
             part = slice(start, min(start + (1 << 16), self._count))
             starts, lengths = self._starts[part].astype(np.int64), self._lengths[part]
             longest = int(_words_of(lengths).max())
-            words = [self._words[np.minimum(starts + i, self._used - 1)] for i in range(longest)]
+            words = [self._words[np.minimum(starts + i, max(self._used, 1) - 1)] for i in range(longest)]
             self._place(_hashes(lengths, words), np.arange(part.start, part.stop))
 
 

@@ -158,11 +158,10 @@ class Products:
         if len(rows) and rows.min() == _UNKNOWN:
             fresh = firsts(names[rows == _UNKNOWN])
             before = self.table.rows
-            if before + len(fresh) > min(self._config.max_products, 1 << ROW_BITS):
+            if before + len(fresh) > 1 << ROW_BITS:
                 raise WindowsError(
-                    f"{before + len(fresh)} products in one partition are more than max_products = "
-                    f"{self._config.max_products}; raise it where there is memory (1.5 KiB a product, and as much "
-                    "again for its vectors), or make more partitions"
+                    f"{before + len(fresh)} products of one platform in one partition are more than {1 << ROW_BITS}; "
+                    "make more partitions"
                 )
             self.table.append(len(fresh))
             self.table["name"][before:] = fresh

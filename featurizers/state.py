@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from featurizers.errors import WindowsError
+from streams.errors import SnapshotError
 
 Array = npt.NDArray[Any]
 Ints = npt.NDArray[np.int64]
@@ -107,8 +107,8 @@ class Table:
 
     def _load(self, arrays: Mapping[str, Array]) -> None:
         if set(arrays) != set(self._columns):
-            raise WindowsError(
-                f"snapshot holds columns {sorted(arrays)}, this version {sorted(self._columns)}; "
+            raise SnapshotError(
+                f"the snapshot holds columns {sorted(arrays)}, this version {sorted(self._columns)}; "
                 "fold the log again from its beginning"
             )
         before, count = self.rows, len(next(iter(arrays.values())))

@@ -17,5 +17,4 @@ class WindowConfig:
     active_days: int = 56  # a product without any event for this long gets no close window
     vector_half_life: float = 28.0  # days, of a vector in its pool
     baseline: BaselineConfig = field(default_factory=BaselineConfig)
-    max_products: int = 10_000_000  # of a partition and platform; more are refused
     max_bytes: int = 900_000  # of one record of trend.windows

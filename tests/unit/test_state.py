@@ -3,14 +3,14 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from featurizers.cells import CELL_CHANNELS, NO_HOUR, Cells, Run, cell, keys_of, merged
-from featurizers.errors import WindowsError
 from featurizers.names import ProductNames
 from featurizers.parking import Parking
 from featurizers.state import Column, Names, Queue, Table
+from streams.errors import SnapshotError
 from streams.records import DAYS
 
 COLUMNS = {
@@ -55,7 +55,7 @@ def test_an_empty_table_cannot_be_saved() -> None:
 
 
 def test_a_snapshot_of_other_columns_is_taken_in_silence() -> None:
-    with pytest.raises(WindowsError, match="fold the log again"):
+    with pytest.raises(SnapshotError, match="fold the log again"):
         Table({"at": Column(np.int64)}).load(Table(COLUMNS).dump())
 
 
@@ -65,6 +65,7 @@ def test_names_change_their_numbers() -> None:
     assert Names(names.values).codes(["a", "c"]).tolist() == [2, 3]
 
 
+@example([[""], ["0"]])
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.lists(st.text(max_size=20), max_size=40, unique=True), max_size=8))
 def test_product_names_change_their_numbers_or_their_text(batches: list[list[str]]) -> None:

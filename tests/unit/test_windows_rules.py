@@ -6,6 +6,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from featurizers import products
 from featurizers.errors import WindowsError
 from featurizers.window_config import WindowConfig
 from featurizers.windows import WindowStage
@@ -349,12 +350,12 @@ def test_a_snapshot_of_another_format_is_taken() -> None:
         WindowStage(TASK, SHOP).restore({**blobs, "state": msgspec.json.encode(state)})
 
 
-def test_more_products_than_there_is_memory_for_are_taken() -> None:
-    config = WindowConfig(SHOP.platforms, max_products=2)
+def test_more_products_than_rows_can_be_numbered_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products, "ROW_BITS", 1)
     log = Log().watermark(T).events(order(A, T), order(B, T)).events(order(A, T))
-    run(log, config)
-    with pytest.raises(WindowsError, match="3 products in one partition are more than max_products = 2; raise it"):
-        run(log.events(order("shop:c", T)), config)
+    run(log, SHOP)
+    with pytest.raises(WindowsError, match="3 products of one platform in one partition are more than 2; make more"):
+        run(log.events(order("shop:c", T)), SHOP)
 
 
 def test_cancellations_of_an_hour_that_lies_in_two_days_are_lost() -> None:
