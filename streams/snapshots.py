@@ -64,7 +64,9 @@ class Upload:
             blob = blobs[name]()
             for part, start in enumerate(range(0, max(len(blob), 1), CHUNK_BYTES)):
                 piece = blob[start : start + CHUNK_BYTES]
-                key = f"{self._base}/{name}/{part:06d}"
+                # The time keeps it apart from a chunk of the same offset that a worker before left behind: whoever
+                # clears that away may be late, and must not hit this one.
+                key = f"{self._base}/{self._described.taken_at}/{name}/{part:06d}"
                 chunk = Chunk(key=key, bytes=len(piece), sha256=hashlib.sha256(piece).hexdigest())
                 self._described.chunks.append(chunk)
                 yield Output(TOPIC, self._partition, piece, key.encode())
@@ -150,14 +152,14 @@ class SnapshotReader:
     def strays(self, task: TaskKey, partitions: int) -> list[Output]:
         """Tombstones of chunks whose manifest was never committed."""
         partition, base = snapshot_partition(self.stage, task, partitions), f"{_prefix(self.stage, task)}/"
-        known = {f"{manifest.offset:020d}" for manifest in self.manifests(task)}
-        keys = [key for key in self._chunks if key.startswith(base)]
-        strays = [key for key in keys if key.removeprefix(base).split("/")[0] not in known]
+        known = {chunk.key for manifest in self.manifests(task) for chunk in manifest.chunks}
+        strays = [key for key in self._chunks if key.startswith(base) and key not in known]
         return [Output(TOPIC, partition, None, key.encode()) for key in strays]
 
     def _blobs(self, manifest: SnapshotManifest) -> dict[str, bytes] | None:
         parts: dict[str, list[bytes]] = {}
-        base = f"{_prefix(manifest.stage, (manifest.topic, manifest.partition))}/{manifest.offset:020d}/"
+        prefix = _prefix(manifest.stage, (manifest.topic, manifest.partition))
+        base = f"{prefix}/{manifest.offset:020d}/{manifest.taken_at}/"
         for chunk in manifest.chunks:
             piece = self._chunks.get(chunk.key)
             if piece is None or hashlib.sha256(piece).hexdigest() != chunk.sha256:
