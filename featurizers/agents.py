@@ -7,8 +7,9 @@ What Faust does by itself is not safe enough here, so this shell changes five th
   batches are done in order here, so the newest finished offset is what is committed;
 - an agent that fails is started anew, and what it had taken counts as done: here the process ends;
 - its producer may reorder when it tries again: ours is idempotent, and waits for each delivery;
-- its consumer is fenced by nobody, since its heartbeats do not name the static member: a worker that stood still and
-  was replaced would join again and throw its heir out, and so on in turns. Here who is no member any more ends.
+- its heartbeats do not name a static member, so a worker that stood still and was replaced would join again in its
+  heir's name and throw it out, and so on in turns: members have no names here. One that was killed is missed after
+  its session; one that stood still joins again beside its heir, and what it had in hand counts for nothing.
 """
 
 from __future__ import annotations
@@ -26,18 +27,18 @@ from typing import Any
 import aiokafka
 import faust
 from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaConnectionError, KafkaError
 from faust.transport.drivers import aiokafka as driver
 from yarl import URL
 
 from featurizers.errors import EncodingError
-from streams.errors import BrokerError
-from streams.kafka import MAX_RECORD_BYTES, partition_counts
+from streams.errors import BrokerError, UnreachableError
+from streams.kafka import MAX_RECORD_BYTES, partition_counts, wait_for_broker
 from streams.runner import Observer, Silent
 from streams.stage import Message, Output, Stage, StageSpec
 
 _ENVELOPE = 64 * 1024  # a record's batch is a little larger than its value
-_STOP_TIMEOUT_S = 20.0
+_FINISH_TIMEOUT_S, _STOP_TIMEOUT_S = 4.0, 4.0  # a broker may be out of reach
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,6 @@ class AgentConfig:
 
     bootstrap: str
     partitions: int
-    slot: int = 0  # static: the member of the group is named by stage and slot
     max_records: int = 16  # of one micro-batch, of any partitions
     within_ms: int = 20  # that a micro-batch waits to be filled
     fetch_wait_ms: int = 50
@@ -55,34 +55,14 @@ class AgentConfig:
     max_record_bytes: int = MAX_RECORD_BYTES
 
 
-class _Client(aiokafka.AIOKafkaConsumer):  # type: ignore[misc]
-    """A consumer that tells when the group does not know it any more, instead of joining again."""
-
-    def __init__(self, on_lost: Callable[[], None], **settings: Any) -> None:
-        super().__init__(**settings)
-        self._on_lost = on_lost
-
-    async def start(self) -> None:
-        await super().start()
-        reset = self._coordinator.reset_generation
-
-        def lost() -> None:
-            self._on_lost()
-            reset()
-
-        self._coordinator.reset_generation = lost
-
-
 class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
     def _create_worker_consumer(self, transport: Any) -> Any:
         config: AgentConfig = self.app.agent_config
         self._assignor = RoundRobinPartitionAssignor
-        return _Client(
-            self.app.lost,
+        return aiokafka.AIOKafkaConsumer(
             bootstrap_servers=config.bootstrap.split(","),
             client_id=self.app.conf.id,
             group_id=self.app.conf.id,
-            group_instance_id=self.app.conf.consumer_group_instance_id,
             isolation_level="read_committed",
             enable_auto_commit=False,
             auto_offset_reset="earliest",
@@ -149,8 +129,7 @@ class EncoderApp(faust.App):  # type: ignore[misc]
 
     def __init__(self, spec: StageSpec, config: AgentConfig, datadir: str, observer: Observer | None = None) -> None:
         self.agent_config = config
-        self._running_loop = asyncio.get_running_loop()
-        self.failed: asyncio.Future[None] = self._running_loop.create_future()
+        self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._spec = spec
         self._observer = observer or Silent()
         self._stages: dict[tuple[str, int], Stage] = {}
@@ -161,7 +140,6 @@ class EncoderApp(faust.App):  # type: ignore[misc]
         super().__init__(
             group,
             broker=[URL(f"kafka://{address}") for address in config.bootstrap.split(",")],
-            consumer_group_instance_id=f"{group}.{config.slot}",
             datadir=datadir,
             store="memory://",
             autodiscover=False,
@@ -178,20 +156,6 @@ class EncoderApp(faust.App):  # type: ignore[misc]
         )
         source = self.topic(*spec.inputs, key_type=bytes, value_type=bytes, internal=False)
         self.agent(source, name=spec.name)(self._run)
-
-    def lost(self) -> None:
-        """The group does not know this worker any more; said in the consumer's thread, and at the end as well."""
-        self._running_loop.call_soon_threadsafe(self._end_lost)
-
-    def _end_lost(self) -> None:
-        if not (self._ending or self.failed.done() or self.should_stop):
-            name = self.conf.consumer_group_instance_id
-            self.failed.set_exception(
-                BrokerError(
-                    f"{self._spec.name}: {name} is no member of its group any more: it stood still for longer than its "
-                    "session, or another worker runs in its slot; give each worker a --slot of its own, and start again"
-                )
-            )
 
     async def finish(self) -> None:
         """Let the micro-batch in hand be delivered, and take no other."""
@@ -258,21 +222,30 @@ def run_encoder(
 ) -> None:
     """Runs an encoder stage on Kafka until `stop()`; then what is in hand is delivered and committed.
 
-    Raises BrokerError if the broker or the topics are not there, EncodingError if anything else went wrong; what was
+    Waits for a broker. Raises BrokerError if the topics are not there, EncodingError if anything else went wrong; what was
     not delivered by then is not acknowledged, and is encoded again after a restart.
     """
-    _require_topics(spec, config)
-    asyncio.run(_serve(spec, config, stop, observer))
+    observer = observer or Silent()
+    while not stop():
+        try:
+            wait_for_broker(config.bootstrap, stop, lambda said: observer.warned(spec.name, said))
+            _require_topics(spec, config)
+            asyncio.run(_serve(spec, config, stop, observer))
+        except (KafkaConnectionError, UnreachableError) as error:  # it went away before all was set up
+            observer.warned(spec.name, f"{error}; trying again")
+        else:
+            return
 
 
-async def _serve(spec: StageSpec, config: AgentConfig, stop: Callable[[], bool], observer: Observer | None) -> None:
+async def _serve(spec: StageSpec, config: AgentConfig, stop: Callable[[], bool], observer: Observer) -> None:
     with tempfile.TemporaryDirectory(prefix="trendstream-") as folder:
         app = EncoderApp(spec, config, folder, observer)
         async with _running(app):
             while not (stop() or app.failed.done() or app.crashed or app.should_stop):
                 await asyncio.wait([app.failed], timeout=0.05)
             if not (app.failed.done() or app.crashed):
-                await app.finish()
+                with contextlib.suppress(asyncio.TimeoutError):  # what is not acknowledged comes again
+                    await asyncio.wait_for(app.finish(), _FINISH_TIMEOUT_S)
     error = app.failed.exception() if app.failed.done() else app.crash_reason
     if isinstance(error, BrokerError):
         raise error

