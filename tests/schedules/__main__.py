@@ -53,18 +53,21 @@ def _one(schedule: Schedule, cut: bool) -> int:
 
 
 def _many(first: int, count: int, processes: int | None) -> int:
-    started, done, failed = time.monotonic(), 0, []
+    started, done, failed, shown = time.monotonic(), 0, [], 0.0
+    on_terminal = sys.stderr.isatty()
     for finished, found in explore(first, count, processes):
         done += finished
         failed += found
         seconds = time.monotonic() - started
+        if not on_terminal and seconds - shown < 20 and done < count:
+            continue
+        shown = seconds
         rest = seconds / done * (count - done)
         print(
-            f"\r{done}/{count} schedules, {done / seconds:.0f}/s, {rest:.0f} s left, {len(failed)} fail ",
-            end="",
+            f"{done}/{count} schedules, {done / seconds:.0f}/s, {rest:.0f} s left, {len(failed)} fail ",
+            end="\r" if on_terminal and done < count else "\n",
             file=sys.stderr,
         )
-    print(file=sys.stderr)
     for seed, _ in sorted(failed)[:SHOWN]:
         report(make(seed), cut=True)
     print(f"{count} schedules in {time.monotonic() - started:.0f} s, {len(failed)} fail")

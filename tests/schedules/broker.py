@@ -6,6 +6,7 @@ An open transaction holds a partition's last stable offset back for all readers.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from random import Random
@@ -72,8 +73,9 @@ class Transaction:
 
 
 class Partition:
-    def __init__(self, task: TaskKey) -> None:
+    def __init__(self, task: TaskKey, written: Counter[str]) -> None:
         self.task = task
+        self._written = written  # of the whole cluster
         self.records: list[Record | None] = []  # by offset; None is a marker
         self.open: dict[Transaction, int] = {}  # first offset of each transaction without a marker here
 
@@ -83,7 +85,11 @@ class Partition:
         if transaction is not None and transaction not in self.open:
             self.open[transaction] = len(self.records)
             transaction.partitions.append(self)
-        self.records.append(Record(self.task, len(self.records), timestamp, key, value, transaction))
+        self.put(Record(self.task, len(self.records), timestamp, key, value, transaction))
+
+    def put(self, record: Record | None) -> None:
+        self.records.append(record)
+        self._written["records"] += 1
 
     def stable(self) -> int:
         """The last stable offset: where a read-committed reader meets the end."""
@@ -182,7 +188,10 @@ class Cluster:
     def __init__(self, topics: Iterable[Topic]) -> None:
         self.now = START_MS
         self.counts = {t.name: t.partitions for t in topics}
-        self.log = {(name, p): Partition((name, p)) for name, count in self.counts.items() for p in range(count)}
+        self.written: Counter[str] = Counter()
+        self.log = {
+            (name, p): Partition((name, p), self.written) for name, count in self.counts.items() for p in range(count)
+        }
         self.groups: dict[str, Group] = {}
         self.offsets: dict[GroupKey, int] = {}
         self._epochs: dict[str, int] = {}
@@ -255,7 +264,7 @@ class Cluster:
         if place < len(transaction.partitions):
             partition = transaction.partitions.pop(place)
             del partition.open[transaction]
-            partition.records.append(None)
+            partition.put(None)
         else:
             if transaction.committed:
                 self.offsets.update(transaction.offsets)

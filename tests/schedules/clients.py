@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -361,7 +362,7 @@ def installed(cluster: Cluster, processes: dict[str, Process]) -> Iterator[None]
     time = SimpleNamespace(
         monotonic=lambda: cluster.now / 1000,
         time=lambda: cluster.now / 1000,
-        sleep=lambda seconds: cluster.pass_time(int(seconds * 1000)),
+        sleep=lambda seconds: cluster.pass_time(math.ceil(seconds * 1000)),
     )
     replaced: list[tuple[Any, str, Any]] = [
         (kafka, "consumer", lambda bootstrap, group, instance="": Consumer(processes[bootstrap], group, instance)),

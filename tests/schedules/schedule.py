@@ -13,6 +13,7 @@ from tests.schedules.world import Event, events
 # What may happen, as [name, arguments…]; one that does not apply where it stands does nothing.
 #   send n                        the platform sends its next n events
 #   run slot turns salt           the worker of a slot takes turns; it is started if there is none
+#   flow turns salt               every worker of these takes turns, first stages first
 #   heir slot                     a second process starts in a slot: the first is a zombie from now on
 #   zombie salt                   a zombie takes a turn
 #   stop slot                     the worker ends cleanly
@@ -40,6 +41,7 @@ _OTHER_CALLS = ("any", "any", "assign", "committed", "init_transactions", "poll"
 _FAILURES = (
     ("send_offsets_to_transaction", "abort"),
     ("send_offsets_to_transaction", "retry"),
+    ("send_offsets_to_transaction", "time out"),
     ("commit_transaction", "abort"),
     ("commit_transaction", "retry"),
     ("commit_transaction", "unnoticed"),
@@ -87,11 +89,11 @@ def make(seed: int, flow: str = "") -> Schedule:
     """The schedule of a seed: every eighth with the real ingest, of which every fifth with the real windows."""
     random = Random(seed)
     flow = flow or ("windows" if seed % 40 == 0 else "ingest" if seed % 8 == 0 else "chain")
-    sent = events(random, days=random.randrange(1, 4), count=random.randrange(8, 20))
+    sent = events(random, days=random.randrange(1, 4), count=random.randrange(6, 16))
     slots = [i for i, (stage, _) in enumerate(SLOTS) if stage in FLOWS[flow]]
     single = random.random() < 0.5  # one worker a stage for most of the time
     used = [i for i in slots if SLOTS[i][1] == 0] if single else slots
-    steps = [_step(random, used) for _ in range(random.randrange(10, 50))]
+    steps = [_step(random, used) for _ in range(random.randrange(8, 34))]
     return Schedule(seed, flow, sent, steps)
 
 
@@ -99,6 +101,8 @@ def _step(random: Random, slots: list[int], depth: int = 0) -> Step:
     slot, choice = random.choice(slots), random.random()
     if choice < 0.20:
         return ["send", random.choice((1, 2, 3, 8))]
+    if choice < 0.28:
+        return ["flow", random.choice((1, 2)), random.randrange(2**31)]
     if choice < 0.68:
         return ["run", slot, random.choice((1, 2, 2, 3)), random.randrange(2**31)]
     if choice < 0.76:

@@ -155,6 +155,10 @@ class Simulation:
         else:
             self.cluster.settle_some(random)
 
+    def _flow(self, turns: int, salt: int) -> None:
+        for slot in self._needed():
+            self._run(slot, turns, salt + slot)
+
     def _turn(self, slot: int, worker: Worker) -> None:
         if not worker.turn() and self.workers.get(slot) is worker:
             del self.workers[slot]
@@ -164,7 +168,7 @@ class Simulation:
         process = Process(self.cluster, f"{stage}.{number}#{len(self._processes)}")
         self._processes[process.name] = process
         process.random = Random(len(self._processes))
-        config = RunnerConfig(process.name, EVENTS_PARTITIONS, number, 100, 100, 400, 10_000, 50)
+        config = RunnerConfig(process.name, EVENTS_PARTITIONS, number, 100, 100, 900, 10_000, 50)
         # The worker is asked whether to stop before it is there.
         found: list[Worker] = []
         runner = self._runner(self.specs[stage](), config, lambda: bool(found) and found[0].stopping)
@@ -209,9 +213,10 @@ class Simulation:
     def _fail(self, slot: int, call: str, count: int, how: str) -> None:
         worker = self.workers.get(slot)
         if worker is not None:
-            producer: Any = worker.runner._producer
+            runner = worker.runner
 
             def hit() -> None:
+                producer: Any = runner._producer
                 if how == "spoil":
                     producer.spoil()
                 elif how == "unnoticed":
@@ -284,7 +289,7 @@ class Simulation:
                 return
             if before == self._written():
                 idle.clear()
-                self.cluster.pass_time(210)  # more than the clocks' intervals, and what is waited for a head
+                self.cluster.pass_time(420)  # more than the clocks' intervals, and what is waited for a head
             else:
                 self.cluster.pass_time(5)
         raise ScheduleError(f"the stages do not come to rest: {self._left() or 'a zombie lives on'}")
@@ -298,7 +303,7 @@ class Simulation:
         return (ends, heads, group and (group.generation, len(group.joining), len(group.members), group.settled))
 
     def _written(self) -> int:
-        return sum(len(p.records) for p in self.cluster.log.values())
+        return self.cluster.written["records"]
 
     def _needed(self) -> list[int]:
         """Slots that have a worker, and the first of each stage."""
