@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
+from collections.abc import Callable
 from types import FrameType
 
 
@@ -12,11 +14,18 @@ class Stopper:
 
     def __init__(self) -> None:
         self._asked = threading.Event()
+        self._at = float("inf")
 
     def __call__(self) -> bool:
         return self._asked.is_set()
 
+    @property
+    def asked_at(self) -> float:
+        """Monotonic seconds; infinity before."""
+        return self._at
+
     def ask(self) -> None:
+        self._at = min(self._at, time.monotonic())
         self._asked.set()
 
     def wait(self, seconds: float) -> bool:
@@ -30,4 +39,27 @@ class Stopper:
         return self
 
     def _hear(self, _number: int, _frame: FrameType | None) -> None:
-        self._asked.set()
+        self.ask()
+
+
+def run_beside(work: Callable[[], None], stop: Stopper, patience_s: float) -> bool:
+    """Run `work` in a thread and raise what it raises. False if it had not ended `patience_s` after the stop was asked.
+
+    A signal is heard between two steps of the main thread alone, and a call to a broker that does not answer may hold
+    its thread for long after its own time-out (librdkafka's `send_offsets_to_transaction`: 20 s).
+    """
+    raised: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=run, name="work", daemon=True)
+    thread.start()
+    while thread.is_alive() and time.monotonic() < stop.asked_at + patience_s:
+        thread.join(0.1)
+    if raised:
+        raise raised[0]
+    return not thread.is_alive()

@@ -84,6 +84,9 @@ class Settings(BaseSettings):
     live_interval_ms: Milliseconds = Field(250, description="between two live windows of a product")
     live_rows: int = Field(256, ge=1, description="live windows a partition and interval at most")
     head_wait_ms: int = Field(30_000, ge=0, description="how long a close window waits for its head")
+    memory_limit_mib: int = Field(
+        0, ge=0, description="of one worker; it ends before it takes more; 0: three quarters of the machine's"
+    )
     snapshot_interval_s: int = Field(30, ge=1, description="between two snapshots of a task")
 
     kafka_jars: Path = Field(JARS, description="jars of the local broker")

@@ -9,10 +9,11 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from confluent_kafka import KafkaError, KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec  # type: ignore[attr-defined]
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 
 from deploy.errors import TopicError
+from streams import kafka
 from streams.codecs import encode_json
 from streams.errors import BrokerError
 from streams.kafka import partition_counts, producer, read, send
@@ -60,9 +61,8 @@ def create_topics(bootstrap: str, partitions: int, timeout_s: float = 30.0) -> l
                 "TRENDSTREAM_PARTITIONS to what the topics were made with, or delete them and begin anew"
             )
     if missing:
-        admin = _admin(bootstrap)
-        _make(admin, missing, timeout_s)
-        _wait_usable(admin, bootstrap, {t.name: t.partitions for t in missing}, timeout_s)
+        _make(_admin(bootstrap), missing, timeout_s)
+        _wait_usable(bootstrap, {t.name: t.partitions for t in missing}, timeout_s)
     return [t.name for t in missing]
 
 
@@ -70,7 +70,7 @@ def describe_topics(bootstrap: str, timeout_s: float = 10.0) -> list[TopicState]
     """Every topic of the table, in its order."""
     there = partition_counts(bootstrap, timeout_s)
     held = {name: there[name] for name in TOPICS if name in there}
-    ranges = _offsets(_admin(bootstrap), held, timeout_s)
+    ranges = kafka.ranges(bootstrap, held, timeout_s)
     states = []
     for topic in TOPICS.values():
         count = held.get(topic.name, 0)
@@ -103,7 +103,7 @@ def read_topic(
         # One after the other: offsets in order are what a person looks for.
         start = dict.fromkeys(chosen, offset) if offset else None
         return itertools.chain.from_iterable(read(bootstrap, name, [p], start, timeout_s) for p in chosen)
-    ranges = _offsets(_admin(bootstrap), {name: count}, timeout_s)
+    ranges = kafka.ranges(bootstrap, {name: count}, timeout_s)
     # Marks of transactions take offsets too, one a commit at most beside one record at least: twice is far enough.
     start = {p: max(ranges[name, p][0], ranges[name, p][1] - 2 * latest) for p in chosen}
     newest = heapq.nlargest(
@@ -121,7 +121,7 @@ def skip_record(bootstrap: str, skip: Skip, timeout_s: float = 10.0) -> None:
         raise TopicError(
             f"topic {skip.topic} has {count} partitions on {bootstrap}, and none with number {skip.partition}"
         )
-    first, end = _offsets(_admin(bootstrap), {skip.topic: count}, timeout_s)[skip.topic, skip.partition]
+    first, end = kafka.ranges(bootstrap, {skip.topic: count}, timeout_s)[skip.topic, skip.partition]
     if not first <= skip.offset < end:
         raise TopicError(
             f"{skip.topic}/{skip.partition} holds offsets {first} to {end - 1}, not {skip.offset}; take the one that "
@@ -146,13 +146,13 @@ def _make(admin: AdminClient, missing: list[Topic], timeout_s: float) -> None:
                 raise TopicError(f"topic {name} could not be made: {error.args[0].str()}") from error
 
 
-def _wait_usable(admin: AdminClient, bootstrap: str, wanted: dict[str, int], timeout_s: float) -> None:
+def _wait_usable(bootstrap: str, wanted: dict[str, int], timeout_s: float) -> None:
     # The broker says "made" before every partition can be read and written.
     deadline = time.monotonic() + timeout_s
     while True:
         try:
             if wanted.items() <= partition_counts(bootstrap, timeout_s).items():
-                _offsets(admin, wanted, timeout_s)
+                kafka.ranges(bootstrap, wanted, timeout_s)
                 return
         except BrokerError:
             if time.monotonic() > deadline:
@@ -160,22 +160,6 @@ def _wait_usable(admin: AdminClient, bootstrap: str, wanted: dict[str, int], tim
         if time.monotonic() > deadline:
             raise TopicError(f"topics {', '.join(wanted)} were made, but {bootstrap} does not show all of them")
         time.sleep(0.02)
-
-
-def _offsets(admin: AdminClient, counts: dict[str, int], timeout_s: float) -> dict[tuple[str, int], tuple[int, int]]:
-    """First and end offset (the next one to be written) of every partition of the topics."""
-    places = [TopicPartition(name, p) for name, count in counts.items() for p in range(count)]
-    if not places:
-        return {}
-    found = []
-    for spec in (OffsetSpec.earliest(), OffsetSpec.latest()):  # type: ignore[no-untyped-call]
-        asked = admin.list_offsets(dict.fromkeys(places, spec), request_timeout=timeout_s)
-        found.append({(place.topic, place.partition): future for place, future in asked.items()})
-    first, end = found
-    try:
-        return {place: (int(first[place].result().offset), int(end[place].result().offset)) for place in first}
-    except KafkaException as error:
-        raise BrokerError(f"offsets of topics {', '.join(counts)}: {error.args[0].str()}") from error
 
 
 def _admin(bootstrap: str) -> AdminClient:

@@ -8,13 +8,15 @@ from collections.abc import Callable, Sequence
 import structlog
 
 from deploy import pipeline
-from deploy.lifecycle import Stopper
+from deploy.lifecycle import Stopper, run_beside
 from deploy.settings import Settings, cautions
 from streams import kafka
+from streams.memory import usual_limit_mib
 from streams.runner import Runner, RunnerConfig
 from streams.stage import StageSpec, TaskKey
 
 _LOG = structlog.get_logger()
+_PATIENCE_S = 8.0  # once the worker was asked to end
 
 
 class LoggedRunner:
@@ -66,33 +68,47 @@ def runner_config(settings: Settings, bootstrap: str) -> RunnerConfig:
         control_interval_ms=settings.control_interval_ms,
         snapshot_interval_ms=settings.snapshot_interval_s * 1000,
         transaction_timeout_ms=settings.transaction_timeout_ms,
+        memory_limit_mib=settings.memory_limit_mib or usual_limit_mib(),
     )
 
 
 def run_worker(name: str, settings: Settings, bootstrap: str, stop: Stopper) -> int:
     """Blocks until SIGTERM; the exit code. Raises an error of the package's trees when it cannot go on."""
-    kafka.partition_counts(bootstrap)  # no broker: said before models are loaded
+    kafka.wait_for_broker(bootstrap, stop, _LOG.warning)  # before models are loaded
+    if stop():
+        return 0
     for line in cautions(settings):
         _LOG.warning(line)
     spec = _SPECS[name](settings)
     runner = Runner(spec, runner_config(settings, bootstrap), stop, LoggedRunner())
     if name != "signals":
-        runner.run()
+        _run(runner.run, stop)
         return 0
     from deploy.sink import ReadModelSink  # brings SQLAlchemy
 
     with ReadModelSink(settings.database_url, bootstrap, stop) as sink:
-        runner.run()
+        _run(runner.run, stop)
     return sink.code
+
+
+def _run(work: Callable[[], None], stop: Stopper) -> None:
+    if not run_beside(work, stop, _PATIENCE_S):
+        _LOG.warning(
+            f"the work in hand did not end within {_PATIENCE_S:g} s (a broker that does not answer, or a large last "
+            "snapshot); nothing is lost: the next start goes on from the newest commit"
+        )
 
 
 def run_encoder(kind: str, settings: Settings, bootstrap: str, stop: Stopper) -> int:
     """The text or image encoder on Faust; blocks until SIGTERM."""
-    kafka.partition_counts(bootstrap)  # no broker: said before models are loaded
+    kafka.wait_for_broker(bootstrap, stop, _LOG.warning)  # before models are loaded
+    if stop():
+        return 0
     from featurizers import agents  # brings Faust
 
-    config = agents.AgentConfig(bootstrap, settings.partitions, settings.slot)
-    agents.run_encoder(pipeline.encoder_spec(kind, settings), config, stop, LoggedRunner())
+    config = agents.AgentConfig(bootstrap, settings.partitions)
+    spec = pipeline.encoder_spec(kind, settings)
+    _run(lambda: agents.run_encoder(spec, config, stop, LoggedRunner()), stop)
     return 0
 
 

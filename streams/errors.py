@@ -25,6 +25,10 @@ class UnreachableError(BrokerError):
     """No broker answered in time: the same may go well in a moment."""
 
 
+class MemoryLimitError(StreamsError):
+    """A process holds more than it may."""
+
+
 class ConfigurationError(StreamsError):
     """A setting makes no sense; nothing was started."""
 

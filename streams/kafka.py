@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from operator import methodcaller
 from typing import Any, overload
@@ -136,6 +136,26 @@ def runs(records: list[Any]) -> Iterator[tuple[TaskKey, bool, list[Any]]]:
         start = end
 
 
+def sleep(seconds: float, stop: Callable[[], bool]) -> None:
+    """But no longer than until `stop()`."""
+    end = time.monotonic() + seconds
+    while not stop() and (left := end - time.monotonic()) > 0:
+        time.sleep(min(left, 0.1))
+
+
+def wait_for_broker(bootstrap: str, stop: Callable[[], bool], say: Callable[[str], None]) -> None:
+    """Until a broker answers or `stop()`, with longer and longer pauses; each try that failed is said."""
+    pause = 1.0
+    while not stop():
+        try:
+            partition_counts(bootstrap, timeout=3.0)
+            return
+        except UnreachableError as error:
+            say(f"{error}; trying again in {pause:g} s")
+            sleep(pause, stop)
+            pause = min(2 * pause, 30.0)
+
+
 def partition_counts(bootstrap: str, timeout: float = 10.0) -> dict[str, int]:
     """Topics that exist, with their number of partitions. Raises UnreachableError where no broker answers."""
     try:
@@ -148,16 +168,31 @@ def partition_counts(bootstrap: str, timeout: float = 10.0) -> dict[str, int]:
     return {name: len(t.partitions) for name, t in listed.items() if not name.startswith("__")}
 
 
-def end_offsets(bootstrap: str, topic: str) -> list[tuple[int, int]]:
-    """First and next offset of each partition of a topic."""
+def ranges(bootstrap: str, counts: Mapping[str, int], timeout: float = 10.0) -> dict[TaskKey, tuple[int, int]]:
+    """First and end offset (the next one to be read) of each of so many partitions of these topics.
+
+    By a consumer: `AdminClient.list_offsets` of confluent-kafka 2.16 was seen to end its process with a segmentation
+    fault now and then.
+    """
     reader = consumer(bootstrap, "trendstream.offsets")
     try:
-        count = partition_counts(bootstrap).get(topic)
-        if count is None:
-            raise BrokerError(f"topic {topic} does not exist at {bootstrap}; `trendstream topics create` makes it")
-        return [reader.get_watermark_offsets(TopicPartition(topic, p), timeout=10) for p in range(count)]
+        return {
+            (topic, p): reader.get_watermark_offsets(TopicPartition(topic, p), timeout=timeout)
+            for topic, count in counts.items()
+            for p in range(count)
+        }
+    except KafkaException as error:
+        raise UnreachableError(f"offsets of topics {', '.join(counts)}: {error.args[0].str()}") from error
     finally:
         reader.close()
+
+
+def end_offsets(bootstrap: str, topic: str) -> list[tuple[int, int]]:
+    """First and next offset of each partition of a topic."""
+    count = partition_counts(bootstrap).get(topic)
+    if count is None:
+        raise BrokerError(f"topic {topic} does not exist at {bootstrap}; `trendstream topics create` makes it")
+    return list(ranges(bootstrap, {topic: count}).values())
 
 
 def read(

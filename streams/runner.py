@@ -15,11 +15,12 @@ from dataclasses import dataclass, field
 from operator import lt
 from typing import Any, Protocol
 
-from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, Producer, TopicPartition
 
 from streams import kafka
 from streams.codecs import decode_json, encode_json
-from streams.errors import BrokerError, PoisonError, SnapshotError, StreamsError, UnreachableError
+from streams.errors import BrokerError, MemoryLimitError, PoisonError, SnapshotError, StreamsError, UnreachableError
+from streams.memory import resident_mib
 from streams.records import Progress, Skip, SnapshotManifest
 from streams.snapshots import TOPIC as SNAPSHOTS
 from streams.snapshots import SnapshotReader, Upload, drop, ladder, snapshot_partition
@@ -42,6 +43,7 @@ class RunnerConfig:
     transaction_timeout_ms: int = 10_000
     max_poll: int = 2_000  # records of one poll
     patience_ms: int = 120_000  # with errors that pass, before the process ends
+    memory_limit_mib: int = 0  # beyond which the process ends; 0: none
 
 
 class Observer(Protocol):
@@ -92,6 +94,10 @@ class _Task:
     upload: Upload | None = None  # a snapshot on its way
 
 
+class _EndedError(Exception):
+    """The worker was told to stop while it restored."""
+
+
 class Runner:
     """Runs one stage until told to stop. One thread; everything happens in `run`, turn by turn."""
 
@@ -115,12 +121,14 @@ class Runner:
         self._restore_due: list[TaskKey] | None = None  # tasks that are ours, and have no state yet
         self._fatal: KafkaException | None = None  # raised in a callback
         self._failing_since: float | None = None
+        self._pause_s = _FIRST_PAUSE_S  # before the next try
+        self._give_up_at: float | None = None  # told to stop: when calls that wait for an answer end
         self._records = self._outputs = 0
-        self._last_commit = self._last_tick = 0.0
+        self._last_commit = self._last_tick = self._last_measured = 0.0
         self._slice = config.snapshot_slice_ms / 1000
         name = f"trendstream.{spec.name}"
         self._consumer = kafka.consumer(config.bootstrap, name, f"{name}.{config.slot}")
-        self._producer = kafka.producer(config.bootstrap, f"{name}.{config.slot}", config.transaction_timeout_ms)
+        self._producer = self._new_producer()
         self._chunks = kafka.producer(config.bootstrap) if spec.stateful else None
         self._versioned = kafka.consumer(config.bootstrap, f"{name}.versioned") if spec.versioned else None
 
@@ -128,26 +136,26 @@ class Runner:
 
     def run(self) -> None:
         """Blocks until `stop()`; raises BrokerError on an error that this process cannot mend, PoisonError on a record
-        that the stage cannot fold, SnapshotError where its state cannot be made again."""
+        that the stage cannot fold, SnapshotError where its state cannot be made again, MemoryLimitError where it has
+        grown beyond its limit."""
         for _ in self.turns():
             pass
 
     def turns(self) -> Iterator[None]:
         """`run`, one step at a time: the simulation of schedules decides what happens between two of them."""
-        counts = kafka.partition_counts(self._config.bootstrap)
-        missing = [t for t in (*self._spec.inputs, *self._spec.versioned) if t not in counts]
-        if missing:
-            raise BrokerError(f"topics {missing} do not exist; `trendstream topics create` makes them")
-        self._require_known([(topic, counts[topic] - 1) for topic in self._spec.inputs])
         try:
-            self._producer.init_transactions(30)
-            self._start_versioned()
+            self._start()
             self._consumer.subscribe(list(self._spec.inputs), on_assign=self._assign, on_revoke=self._revoke)
             while not self._stop():
                 self._step()
                 yield
             self._finish()
+        except _EndedError:
+            pass  # told to stop in the middle of a restore: there is nothing to commit
         except KafkaException as error:
+            if self._is_ending() and self._passes(error.args[0]):
+                self._observer.aborted(self._spec.name, error.args[0].str())
+                return
             raise BrokerError(f"{self._spec.name}: {error.args[0].str()} ({error.args[0].name()})") from error
         finally:
             self._tasks.clear()  # closing revokes, and that would commit: never what a failed step has left half done
@@ -155,6 +163,27 @@ class Runner:
             self._consumer.close()
             if self._versioned is not None:
                 self._versioned.close()
+
+    def _start(self) -> None:
+        """Until the broker has answered all that is asked before the first poll, or `stop()`."""
+        while not self._stop():
+            try:
+                counts = kafka.partition_counts(self._config.bootstrap)
+                missing = [t for t in (*self._spec.inputs, *self._spec.versioned) if t not in counts]
+                if missing:
+                    raise BrokerError(f"topics {missing} do not exist; `trendstream topics create` makes them")
+                self._require_known([(topic, counts[topic] - 1) for topic in self._spec.inputs])
+                self._start_versioned(counts)
+                self._ask(self._producer.init_transactions)
+                return
+            except KafkaException as error:
+                if not self._passes(error.args[0]):
+                    raise
+                reason = error.args[0].str()
+            except UnreachableError as error:
+                reason = str(error)
+            self._observer.warned(self._spec.name, f"{reason}; trying again in {self._pause_s:g} s")
+            self._pause()
 
     def _step(self) -> None:
         try:
@@ -167,15 +196,14 @@ class Runner:
                 self._commit(snapshots=True)
             else:
                 self._commit_if_due()
-            self._failing_since = None
+            self._measure()
+            self._failing_since, self._pause_s = None, _FIRST_PAUSE_S
         except KafkaException as error:
             cause = error.args[0]
             if not self._passes(cause):
                 raise
             self._reset(cause.str())
         except UnreachableError as error:
-            if not self._has_patience():
-                raise
             self._reset(str(error))
 
     def _passes(self, cause: Any) -> bool:
@@ -183,7 +211,25 @@ class Runner:
         if _is_fatal(cause):
             return False
         passing = cause.txn_requires_abort() or cause.retriable() or cause.code() in _PASSING
-        return (passing or self._in_transaction) and self._has_patience()
+        return cause.code() in _UNREACHED or ((passing or self._in_transaction) and self._has_patience())
+
+    def _measure(self) -> None:
+        """Refuse to grow beyond the limit. What is not committed yet is folded again by whoever comes next."""
+        limit = self._config.memory_limit_mib
+        if not limit or time.monotonic() - self._last_measured < _MEASURED_EACH_S:
+            return
+        self._last_measured = time.monotonic()
+        taken = resident_mib()
+        if taken > limit:
+            held = {f"{topic}/{p}": task.stage.counters() for (topic, p), task in self._tasks.items()}
+            products = sum(counters.get("products", 0) for counters in held.values())
+            of = f" for {products:,} products" if products else ""
+            raise MemoryLimitError(
+                f"{self._spec.name}: {taken:,.0f} MiB are taken{of} of {len(held)} partitions ({', '.join(held)}), "
+                f"and {limit:,} MiB is the limit (TRENDSTREAM_MEMORY_LIMIT_MIB). Start more workers of this stage, "
+                "each with a --slot of its own, so that each has fewer partitions; or give this machine more memory "
+                "and raise the limit. Nothing is lost: the next start goes on from the newest commit"
+            )
 
     def _has_patience(self) -> bool:
         self._failing_since = self._failing_since or time.monotonic()
@@ -195,7 +241,12 @@ class Runner:
         if self._restore_due is None:
             self._restore_due = list(self._tasks)
         self._tasks.clear()
-        time.sleep(0.1)  # what failed at once is not asked again at once
+        self._pause()
+
+    def _pause(self) -> None:
+        """What failed at once is not asked again at once."""
+        kafka.sleep(self._pause_s, self._stop)
+        self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
 
     def _mend(self) -> None:
         """What an error or a rebalance has left to do."""
@@ -208,6 +259,32 @@ class Runner:
             self._own(self._restore_due)
             self._restore_due = None
 
+    def _is_ending(self) -> bool:
+        """Whether the worker was told to stop; from then on it does not wait for a broker for long."""
+        if self._stop() and self._give_up_at is None:
+            self._give_up_at = time.monotonic() + _LAST_WAIT_S
+        return self._give_up_at is not None
+
+    def _ask(self, call: Callable[..., Any], *arguments: Any) -> None:
+        """A call of the transactional producer. After a time-out it is called again, and goes on where it was."""
+        deadline = time.monotonic() + _WAIT_S
+        while True:
+            try:
+                call(*arguments, _ANSWER_S)
+                return
+            except KafkaException as error:
+                limit = self._give_up_at if self._is_ending() else deadline
+                if not error.args[0].retriable() or time.monotonic() >= (limit or deadline):
+                    raise
+
+    def _flush_chunks(self) -> None:
+        assert self._chunks is not None
+        deadline = time.monotonic() + _WAIT_S
+        while left := self._chunks.flush(_ANSWER_S):
+            limit = self._give_up_at if self._is_ending() else deadline
+            if time.monotonic() >= (limit or deadline):
+                raise UnreachableError(f"{left} chunks of a snapshot were not taken by the broker in time")
+
     def _finish(self) -> None:
         for task in self._tasks.values():
             task.snapshot_due = 0.0  # a clean end leaves nothing to fold again
@@ -219,6 +296,8 @@ class Runner:
             if not self._passes(error.args[0]):
                 raise
             self._observer.aborted(self._spec.name, error.args[0].str())  # whoever comes next folds it again
+        except UnreachableError as error:
+            self._observer.aborted(self._spec.name, str(error))
 
     # -- input --------------------------------------------------------------------------------------------------
 
@@ -385,9 +464,11 @@ class Runner:
         # 5. The consumed offsets.
         if moved:
             positions = [TopicPartition(*key, task.position) for key, task in moved]
-            self._producer.send_offsets_to_transaction(positions, self._consumer.consumer_group_metadata(), 30)
+            group = self._consumer.consumer_group_metadata()
+            self._ask(self._producer.send_offsets_to_transaction, positions, group)
         # 6. Commit: outputs, offsets and manifests appear together, or not at all.
-        self._commit_transaction()
+        self._ask(self._producer.commit_transaction)
+        self._in_transaction = False
         # 7. Only now may the state call itself clean, and older snapshots go.
         for _, task in moved:
             task.dirty = False
@@ -399,16 +480,6 @@ class Runner:
         self._last_commit = time.monotonic()
         self._observer.committed(self._spec.name, self._records, self._outputs, self._last_commit - started)
         self._records = self._outputs = 0
-
-    def _commit_transaction(self) -> None:
-        while True:
-            try:
-                self._producer.commit_transaction(30)
-                self._in_transaction = False
-                return
-            except KafkaException as error:
-                if not error.args[0].retriable():
-                    raise
 
     def _progress(self, key: TaskKey, task: _Task) -> Output:
         state = {} if self._spec.stateful else task.stage.snapshot()
@@ -441,8 +512,8 @@ class Runner:
             else:
                 taken.append((task, task.upload))
                 task.upload = None
-        if taken and self._chunks.flush(30):
-            raise BrokerError(f"{self._spec.name}: snapshot chunks were not taken by the broker within 30 s")
+        if taken:
+            self._flush_chunks()
         return taken
 
     def _thin(self, task: _Task) -> None:
@@ -500,11 +571,18 @@ class Runner:
                     "the number that is wanted, and replay the platform's into them"
                 )
 
+    def _new_producer(self) -> Producer:
+        own = f"trendstream.{self._spec.name}.{self._config.slot}"
+        return kafka.producer(self._config.bootstrap, own, self._config.transaction_timeout_ms)
+
     def _abort(self, reason: str) -> None:
         self._observer.aborted(self._spec.name, reason)
         if self._in_transaction:
-            self._producer.abort_transaction(30)
+            self._ask(self._producer.abort_transaction)  # which a fenced zombie cannot: it gets no further
             self._in_transaction = False
+        # A producer whose records were lost with a broker was seen to stand still for good in its next transaction.
+        self._producer = self._new_producer()
+        self._ask(self._producer.init_transactions)
         self._records = self._outputs = 0
 
     # -- restore ------------------------------------------------------------------------------------------------
@@ -514,7 +592,7 @@ class Runner:
             return {}
         skips = (decode_json(m.value, Skip) for m in kafka.read(self._config.bootstrap, SKIPS) if m.value is not None)
         self._skips = {(s.topic, s.partition, s.offset) for s in skips if s.stage == self._spec.name}
-        committed = self._consumer.committed([TopicPartition(*k) for k in keys], timeout=30)
+        committed = self._consumer.committed([TopicPartition(*k) for k in keys], timeout=_RESTORE_ANSWER_S)
         offsets = {(p.topic, p.partition): p.offset for p in committed}
         if self._spec.stateful:
             snapshots = SnapshotReader(self._spec.name)
@@ -583,6 +661,8 @@ class Runner:
         for message in kafka.read(self._config.bootstrap, key[0], [key[1]], {key[1]: begin}):
             if message.offset >= end:
                 break
+            if self._stop():
+                raise _EndedError
             batch.append(message)
             if len(batch) >= (self._config.max_poll if self._spec.batched else 1):
                 with self._at(batch):
@@ -596,7 +676,7 @@ class Runner:
         return _Task(stage, position, last_input_at=int(time.time() * 1000))
 
     def _first(self, key: TaskKey) -> int:
-        return int(self._consumer.get_watermark_offsets(TopicPartition(*key), timeout=30)[0])
+        return int(self._consumer.get_watermark_offsets(TopicPartition(*key), timeout=_RESTORE_ANSWER_S)[0])
 
     def _progress_states(self, offsets: Mapping[TaskKey, int]) -> dict[TaskKey, Progress]:
         """The progress of each task at its committed offset. All tasks of all stages share one partition, so another
@@ -620,11 +700,10 @@ class Runner:
 
     # -- versioned data -----------------------------------------------------------------------------------------
 
-    def _start_versioned(self) -> None:
+    def _start_versioned(self, counts: Mapping[str, int]) -> None:
         """Read all versions that are there, then go on beside the input."""
         if self._versioned is None:
             return
-        counts = kafka.partition_counts(self._config.bootstrap)
         partitions = [TopicPartition(t, p, OFFSET_BEGINNING) for t in self._spec.versioned for p in range(counts[t])]
         self._versioned.assign(partitions)
         behind = {(p.topic, p.partition) for p in partitions}
@@ -632,7 +711,7 @@ class Runner:
         while behind and not self._stop():
             behind -= self._poll_versioned(0.1)
             if time.monotonic() > deadline:
-                raise BrokerError(f"{self._spec.name}: {sorted(behind)} could not be read to their end within 60 s")
+                raise UnreachableError(f"{sorted(behind)} could not be read to their end within 60 s")
 
     def _poll_versioned(self, timeout: float) -> set[tuple[str, int]]:
         ended: set[tuple[str, int]] = set()
@@ -650,12 +729,23 @@ class Runner:
         return ended
 
 
-# While a broker is away and its partitions and groups find another one.
-_PASSING = {
+_ANSWER_S = 1.0  # of one call; it is called again until …
+_WAIT_S = 30.0  # … it gives up,
+_LAST_WAIT_S = 5.0  # or this soon after the worker was told to stop
+_RESTORE_ANSWER_S = 5.0
+_MEASURED_EACH_S = 1.0
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 5.0  # between tries, doubled each time
+
+# Nobody answers: there is nothing that a restart would change, so it is waited for without end.
+_UNREACHED = {
     KafkaError._TRANSPORT,
     KafkaError._ALL_BROKERS_DOWN,
     KafkaError._RESOLVE,
     KafkaError._TIMED_OUT,
+}
+# While a broker is away and its partitions and groups find another one.
+_PASSING = {
+    *_UNREACHED,
     KafkaError._WAIT_COORD,
     KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
     KafkaError.COORDINATOR_NOT_AVAILABLE,

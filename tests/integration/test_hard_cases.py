@@ -5,7 +5,10 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import pytest
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient, NewPartitions  # type: ignore[attr-defined]
@@ -14,10 +17,11 @@ from deploy.errors import TopicError
 from deploy.local_kafka import LocalKafka
 from deploy.topics import create_topics, skip_record
 from streams import kafka
-from streams.errors import BrokerError, PoisonError, SnapshotError, StreamsError
+from streams.errors import BrokerError, MemoryLimitError, PoisonError, SnapshotError, StreamsError
+from streams.memory import resident_mib
 from streams.records import Skip
 from streams.runner import Runner, RunnerConfig, Silent
-from streams.stage import Message, Output, StageSpec
+from streams.stage import Message, Output, StageSpec, TaskKey
 from tests.conftest import JARS
 from tests.integration.summing import Summing
 
@@ -56,15 +60,31 @@ class Heard(Silent):
         self.warnings.append(message)
 
 
+class Hoarding(Careful):
+    """Takes 64 MiB with each record."""
+
+    def __init__(self, task: TaskKey) -> None:
+        super().__init__(task)
+        self.hoard: list[Any] = []
+
+    def fold(self, messages: Sequence[Message]) -> list[Output]:
+        self.hoard += [np.ones(8 << 20) for _ in messages]
+        return super().fold(messages)
+
+    def counters(self) -> dict[str, int]:
+        return {"products": len(self.hoard)}
+
+
 class Worker:
     """A runner in a thread, on a topic of its own, whose stage has a name of its own."""
 
-    def __init__(self, bootstrap: str, topic: str, stage: type[Careful] = Careful) -> None:
+    def __init__(self, bootstrap: str, topic: str, stage: type[Careful] = Careful, memory_limit_mib: int = 0) -> None:
         self.heard = Heard()
         self.error: StreamsError | None = None
         self._stop = threading.Event()
         spec = StageSpec(f"careful-{topic}", (topic,), stage)
         config = RunnerConfig(bootstrap, PARTITIONS, commit_interval_ms=20, snapshot_interval_ms=100)
+        config = replace(config, memory_limit_mib=memory_limit_mib)
         self._runner = Runner(spec, config, self._stop.is_set, self.heard)
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
@@ -215,6 +235,26 @@ def test_a_snapshot_of_another_version_or_cut_short_is_passed_over_and_said(boot
     _send(bootstrap, topic, "4")
     torn = _run(bootstrap, topic, "3:10", Newer)
     assert [w for w in torn.heard.warnings if "a chunk is missing or broken" in w]
+
+
+def test_a_stage_that_outgrows_its_memory_ends_before_the_machine_swaps(bootstrap: str) -> None:
+    topic, outputs = "orders", Outputs(bootstrap)
+    limit = int(resident_mib()) + 100
+    _send(bootstrap, topic, "1")
+    worker = Worker(bootstrap, topic, Hoarding, limit)
+    outputs.wait_for("0:1")
+    time.sleep(1.5)  # it is measured once a second
+    assert worker.error is None
+    _send(bootstrap, topic, "2", "3")
+    said = worker.fails()
+    assert isinstance(worker.error, MemoryLimitError)
+    assert f"{limit:,} MiB is the limit (TRENDSTREAM_MEMORY_LIMIT_MIB)" in said
+    assert "3 products" in said
+    assert "--slot" in said
+    again = Worker(bootstrap, topic)  # with more memory it goes on, and nothing is lost
+    outputs.wait_for("2:6")
+    again.end()
+    assert outputs.of(0) == ["0:1", "1:3", "2:6"]
 
 
 def _add_partition(bootstrap: str, topic: str) -> None:

@@ -143,8 +143,8 @@ def test_a_partition_that_was_held_back_stays_so_after_an_abort(fresh_kafka: Any
     def stop() -> bool:
         nonlocal held
         if held and 4 in asked:  # it is paused: let an abort come, and the reason to wait go
-            runner._reset("a broker was away")
             held = False
+            runner._reset("a broker was away")
         return time.monotonic() > deadline or max(asked, default=0) == 7
 
     config = RunnerConfig(bootstrap, 1, commit_interval_ms=20)

@@ -1,0 +1,29 @@
+"""How much memory a process takes and may take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from streams.memory import resident_mib, usual_limit_mib
+
+
+def test_memory_that_is_taken_is_not_seen() -> None:
+    before = resident_mib()
+    held = np.ones(8 << 20)
+    assert 55 < resident_mib() - before < 80
+    assert held.nbytes == 64 << 20
+
+
+def test_a_control_group_is_not_asked(tmp_path: Path) -> None:
+    of_machine = usual_limit_mib(tmp_path / "none")
+    group = tmp_path / "memory.max"
+    group.write_text("max\n")
+    assert usual_limit_mib(group) == of_machine > 0
+    group.write_text(f"{1 << 30}\n")
+    assert usual_limit_mib(group) == 768
+
+
+def test_a_system_that_does_not_tell_ends_the_process(tmp_path: Path) -> None:
+    assert resident_mib(tmp_path / "none") == 0
