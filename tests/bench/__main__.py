@@ -10,10 +10,10 @@ import sys
 from typing import Any, NoReturn
 
 from streams.errors import BrokerError
-from tests.bench import engine
+from tests.bench import engine, ingest, latency, windows
 from tests.bench.suite import ROOT, BenchError, Part, Settings, say
 
-PARTS: dict[str, Part] = {p.name: p for p in (engine.PART,)}
+PARTS: dict[str, Part] = {p.name: p for p in (engine.PART, ingest.PART, windows.PART, latency.PART)}
 FOLDER = ROOT / "build" / "bench"
 LEAST = 10_000
 

@@ -1,4 +1,4 @@
-"""Orders through the ingest stage, beside bare decoding of the same records: `python -m tests.bench.ingest`."""
+"""Orders through the ingest stage, beside bare decoding of the same records."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from streams.ingest import IngestConfig, IngestStage
 from streams.ingest.privacy import DIGEST_BYTES
 from streams.records import Order
 from streams.stage import Message
+from tests.bench.suite import Part, Piece, Settings, Table
 
 POLL = 2_000  # records, as the runner takes them
 PRODUCTS = 20_000
@@ -153,13 +154,19 @@ def _text(at: int) -> str:
     return dt.datetime.fromtimestamp(at / 1000, dt.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def main() -> None:
+def run(settings: Settings) -> Piece:
     found = measure()["ingest"]
-    print(f"{'orders':<16}{'lines/s':>12}{'of decoding':>14}")
-    print(f"{'mix':<16}{found['lines_per_s']:>12,.0f}{found['of_decoding']:>14.2f}")
-    print(f"{'of one line':<16}{found['one_line_per_s']:>12,.0f}{found['one_line_of_decoding']:>14.2f}")
-    print(f"snapshot with {found['ids']:,.0f} ids: {found['snapshot_s']:.3f} s")
+    rows = [
+        (
+            "orders of 1 to 5 lines, some again, cancelled or wrong",
+            f"{found['lines_per_s']:,.0f}",
+            f"{found['of_decoding']:.2f}",
+        ),
+        ("orders of one line", f"{found['one_line_per_s']:,.0f}", f"{found['one_line_of_decoding']:.2f}"),
+    ]
+    told = f"{found['ids']:,.0f} ids remembered, a snapshot of them in {found['snapshot_s']:.2f} s"
+    head = ("ingest", "lines per CPU second", "of decoding alone")
+    return Piece({"ingest": found}, [Table(f"Order lines through ingest, one process ({told})", head, rows)])
 
 
-if __name__ == "__main__":
-    main()
+PART = Part("ingest", "order lines through the ingest stage, beside bare decoding of them", lambda _: 90, run)

@@ -1,4 +1,4 @@
-"""The windows stage by itself: `python -m tests.bench.windows`.
+"""The windows stage by itself.
 
 Costs are CPU seconds of this process, the median over turns of twenty records; worlds that are compared take turns in
 one process. Live windows, vectors and watermarks are part of the cost, the ends of days are timed apart.
@@ -6,9 +6,7 @@ one process. Live windows, vectors and watermarks are part of the cost, the ends
 
 from __future__ import annotations
 
-import argparse
 import gc
-import sys
 import time
 import tracemalloc
 from collections.abc import Iterator, Sequence
@@ -25,7 +23,7 @@ from streams.calendars import DAY, HOUR, Platform
 from streams.codecs import Coded, encode
 from streams.records import CONTROL, DAYS, EVENTS, VECTOR, VECTORS, EventKind, SourceState
 from streams.stage import Message
-from tests.bench.suite import Table
+from tests.bench.suite import Part, Piece, Settings, Table
 
 RECORD = 4_000  # events of a record
 TURN = 20  # records that are timed together
@@ -272,14 +270,9 @@ def measure(products: int = 1_000_000, records: int = 400) -> tuple[dict[str, di
     return keys, Table("windows", ("what", "measured"), rows)
 
 
-def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.bench.windows", description=__doc__)
-    parser.add_argument("--products", type=int, default=1_000_000, help="of the large worlds (default: %(default)s)")
-    parser.add_argument("--records", type=int, default=400, help="of 4,000 events a world (default: %(default)s)")
-    given = parser.parse_args(arguments)
-    print(measure(given.products, given.records)[1])
-    return 0
+def run(settings: Settings) -> Piece:
+    keys, table = measure()
+    return Piece(keys, [table])
 
 
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+PART = Part("windows", "the windows stage by itself: events, growth, memory, snapshot", lambda _: 300, run)
