@@ -11,7 +11,7 @@ SOURCES := streams featurizers model deploy tests
 .PHONY: help setup kafka demo test bench chaos chaos-short schedules check lint types layers format contracts lock clean
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
 
 setup: $(VENV)/.ready  ## the environment in .venv, from requirements.lock
 
@@ -44,13 +44,13 @@ chaos: setup kafka  ## 50 disturbances of a running system on three brokers, the
 bench: setup kafka  ## trendstream beside its peers on a local Kafka; build/bench/engine.json
 	@$(BIN)/python -m tests.bench $(BENCH)
 
-chaos-short: setup kafka
-	@$(BIN)/python -m pytest -m chaos tests/chaos tests/integration
+chaos-short: setup kafka  ## five disturbances, in some minutes
+	@$(BIN)/python -m pytest -m chaos tests/chaos
 
 schedules: setup  ## ten thousand simulated schedules of crashes, rebalances and errors; SCHEDULES="--seed 7" for one
 	@$(BIN)/python -m tests.schedules $(SCHEDULES)
 
-check: lint types layers test  ## what the build machine runs
+check: lint types layers schedules test  ## what the build machine runs, before a short run of chaos
 
 lint: setup  ## ruff: rules and format
 	@$(BIN)/ruff check $(SOURCES)

@@ -104,13 +104,13 @@ class Cluster:
     def _admin(self) -> AdminClient:
         return AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 0})
 
-    def member(self, group: str, instance: str) -> str:
-        """The id of the member of this static name; "" where there is none, or nobody can say now."""
+    def members(self, group: str) -> dict[str, str]:
+        """Static names by member id, "" for a member without; nobody where nobody can say now."""
         try:
             members = self._admin.describe_consumer_groups([group], request_timeout=5)[group].result().members
         except KafkaException:
-            return ""
-        return next((m.member_id for m in members if m.group_instance_id == instance), "")
+            return {}
+        return {m.member_id: m.group_instance_id or "" for m in members}
 
     def in_sync(self) -> bool:
         """Whether every partition has a leader and all of its replicas."""

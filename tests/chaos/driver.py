@@ -25,6 +25,7 @@ from tests.chaos.cluster import Cluster
 from tests.chaos.fleet import Ending, Fleet, kind_of
 from tests.chaos.load import Load
 from tests.chaos.schedule import ABOUT, Disturbance, first_workers, make_schedule
+from tests.e2e.running import ENCODERS
 
 DRAIN_S = 240.0
 SOURCES = ("ingest", "text")  # the stages that write trend.events
@@ -223,11 +224,13 @@ def _kill_worker(cluster: Cluster, fleet: Fleet, what: Disturbance) -> None:
 def _stop_worker(cluster: Cluster, fleet: Fleet, what: Disturbance) -> None:
     stage, _, slot = what.whom.partition("/")
     group = f"trendstream.{stage}"
-    before = cluster.member(group, f"{group}.{slot}")
+    name = "" if stage in ENCODERS else f"{group}.{slot}"  # encoders have none
+    before = cluster.members(group)
     fleet.stop_still(what.whom)
     woken = time.monotonic() + what.lasts_s
     fleet.start(what.whom)
-    while cluster.member(group, f"{group}.{slot}") in (before, ""):  # on a busy machine it needs its time to come up
+    # On a busy machine it needs its time to come up.
+    while not [member for member, own in cluster.members(group).items() if own == name and member not in before]:
         assert time.monotonic() < woken + 60, f"the heir of {what.whom} is no member after {what.lasts_s + 60:.0f} s"
         fleet.wait(0.5)
     fleet.wait(woken - time.monotonic())
