@@ -22,6 +22,7 @@ from streams.records import ARROW_RECORDS, VERSION, ArrowRecord
 _WRITE = pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False)
 _READ = pa.ipc.IpcReadOptions(use_threads=False)
 _JSON = msgspec.json.Encoder(order="deterministic")
+pa.array(np.empty(0))  # makes pyarrow look for pandas, which takes a second: here, and not in the middle of a fold
 
 T = TypeVar("T")
 Array: TypeAlias = npt.NDArray[Any]

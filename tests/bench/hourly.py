@@ -91,12 +91,15 @@ class Hourly:
 
     def _columns(self, values: Sequence[bytes | None]) -> Numbers:
         """Row of the product, event time, quantity and price of the good orders: [4, orders]."""
-        decode, orders = self._decode, []
-        for value in values:
-            try:
-                orders.append(decode(value or b""))
-            except msgspec.DecodeError:
-                self._bad += 1
+        try:
+            orders = [*map(self._decode, values)]
+        except (msgspec.DecodeError, TypeError):  # one that is no order, or empty: look at each
+            orders = []
+            for value in values:
+                try:
+                    orders.append(self._decode(value or b""))
+                except msgspec.DecodeError:
+                    self._bad += 1
         columns = np.empty((4, len(orders)), dtype=np.int64)
         columns[0] = [*map(self._rows.__getitem__, [o.product_id for o in orders])]
         columns[1] = [o.ordered_at for o in orders]
