@@ -222,8 +222,8 @@ def run_encoder(
 ) -> None:
     """Runs an encoder stage on Kafka until `stop()`; then what is in hand is delivered and committed.
 
-    Waits for a broker. Raises BrokerError if the topics are not there, EncodingError if anything else went wrong; what was
-    not delivered by then is not acknowledged, and is encoded again after a restart.
+    Waits for a broker. Raises BrokerError if the topics are not there, EncodingError if anything else went wrong; what
+    was not delivered by then is not acknowledged, and is encoded again after a restart.
     """
     observer = observer or Silent()
     while not stop():
