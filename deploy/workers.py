@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 import structlog
 
@@ -97,6 +100,13 @@ def _run(work: Callable[[], None], stop: Stopper) -> None:
             f"the work in hand did not end within {_PATIENCE_S:g} s (a broker that does not answer, or a large last "
             "snapshot); nothing is lost: the next start goes on from the newest commit"
         )
+        _leave()
+
+
+def _leave() -> NoReturn:
+    """End without waiting for threads that wait for a broker."""
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def run_encoder(kind: str, settings: Settings, bootstrap: str, stop: Stopper) -> int:
@@ -109,7 +119,7 @@ def run_encoder(kind: str, settings: Settings, bootstrap: str, stop: Stopper) ->
     config = agents.AgentConfig(bootstrap, settings.partitions)
     spec = pipeline.encoder_spec(kind, settings)
     _run(lambda: agents.run_encoder(spec, config, stop, LoggedRunner()), stop)
-    return 0
+    _leave()  # Faust's own threads are no daemons, and may go on for long without a broker
 
 
 _SPECS: dict[str, Callable[[Settings], StageSpec]] = {

@@ -97,13 +97,7 @@ def test_workers_wait_for_a_broker_say_so_and_end_without_one(tmp_path: Path) ->
             workers.start(*STAGES)
             _send(bootstrap, range(100, 200))
             workers.wait_until(lambda: len(_units(workers)) >= 200, "the rest is taken", 60)
-            # A broker that comes back is waited for as well.
-            local.kill()
-            time.sleep(3)
-            local.start()
-            _send(bootstrap, range(200, 300))
-            workers.wait_until(lambda: len(_units(workers)) >= 300, "workers go on beyond the break", 90)
-            assert _units(workers) == list(range(300))
+            assert _units(workers) == list(range(200))
             _end(workers, *STAGES)
         finally:
             local.stop()
