@@ -2,7 +2,8 @@
 
 The order of a commit is written once, in `Runner._commit`. Any abort throws away the state of every owned partition and
 restores it: state is never ahead of its offsets. A fatal error (a fenced zombie) ends the process; an error that passes
-(a broker is away) is worth another try, for as long as `RunnerConfig.patience_ms` says.
+(a new leader) is worth another try, for as long as `RunnerConfig.patience_ms` says; a broker out of reach is waited
+for.
 """
 
 from __future__ import annotations
@@ -265,6 +266,11 @@ class Runner:
             self._give_up_at = time.monotonic() + _LAST_WAIT_S
         return self._give_up_at is not None
 
+    def _is_too_late(self, deadline: float) -> bool:
+        """Whether to wait no longer for an answer."""
+        limit = self._give_up_at if self._is_ending() else deadline
+        return time.monotonic() >= (limit or deadline)
+
     def _ask(self, call: Callable[..., Any], *arguments: Any) -> None:
         """A call of the transactional producer. After a time-out it is called again, and goes on where it was."""
         deadline = time.monotonic() + _WAIT_S
@@ -273,16 +279,14 @@ class Runner:
                 call(*arguments, _ANSWER_S)
                 return
             except KafkaException as error:
-                limit = self._give_up_at if self._is_ending() else deadline
-                if not error.args[0].retriable() or time.monotonic() >= (limit or deadline):
+                if not error.args[0].retriable() or self._is_too_late(deadline):
                     raise
 
     def _flush_chunks(self) -> None:
         assert self._chunks is not None
         deadline = time.monotonic() + _WAIT_S
         while left := self._chunks.flush(_ANSWER_S):
-            limit = self._give_up_at if self._is_ending() else deadline
-            if time.monotonic() >= (limit or deadline):
+            if self._is_too_late(deadline):
                 raise UnreachableError(f"{left} chunks of a snapshot were not taken by the broker in time")
 
     def _finish(self) -> None:

@@ -12,7 +12,6 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 
 from streams.codecs import decode_json, encode_json
 from streams.partitioning import partition_of
@@ -70,26 +69,6 @@ class Upload:
                 chunk = Chunk(key=key, bytes=len(piece), sha256=hashlib.sha256(piece).hexdigest())
                 self._described.chunks.append(chunk)
                 yield Output(TOPIC, self._partition, piece, key.encode())
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """What to publish for one snapshot: `chunks` first, then `manifest` inside the commit."""
-
-    described: SnapshotManifest
-    chunks: list[Output]
-    manifest: Output
-
-
-def take(
-    stage: str, task: TaskKey, offset: int, blobs: Mapping[str, bytes], taken_at: int, partitions: int
-) -> Snapshot:
-    """All of a snapshot at once."""
-    upload = Upload(
-        stage, task, offset, {name: partial(bytes, blob) for name, blob in blobs.items()}, taken_at, partitions
-    )
-    chunks = list(upload)
-    return Snapshot(upload.described, chunks, upload.manifest)
 
 
 def drop(described: SnapshotManifest, partitions: int) -> list[Output]:

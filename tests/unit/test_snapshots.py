@@ -1,19 +1,42 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from streams.records import SnapshotManifest
-from streams.snapshots import CHUNK_BYTES, Snapshot, SnapshotReader, Upload, drop, ladder, take
-from streams.stage import Blob, Message, Output
+from streams.snapshots import CHUNK_BYTES, SnapshotReader, Upload, drop, ladder
+from streams.stage import Blob, Message, Output, TaskKey
 
 TASK = ("trend.events", 3)
 
 
 def _messages(outputs: list[Output]) -> list[Message]:
     return [Message(o.topic, o.partition, i, 0, o.key, o.value) for i, o in enumerate(outputs)]
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What to publish for one snapshot: `chunks` first, then `manifest` inside the commit."""
+
+    described: SnapshotManifest
+    chunks: list[Output]
+    manifest: Output
+
+
+def take(
+    stage: str, task: TaskKey, offset: int, blobs: Mapping[str, bytes], taken_at: int, partitions: int
+) -> Snapshot:
+    """All of a snapshot at once."""
+    upload = Upload(
+        stage, task, offset, {name: partial(bytes, blob) for name, blob in blobs.items()}, taken_at, partitions
+    )
+    chunks = list(upload)
+    return Snapshot(upload.described, chunks, upload.manifest)
 
 
 def _reader(*snapshots: Snapshot) -> SnapshotReader:
