@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
@@ -13,6 +13,8 @@ from pathlib import Path
 from deploy.following import stage_counters
 from deploy.supervisor import start_worker
 from streams import kafka
+from streams.codecs import decode_json
+from streams.records import Progress
 from streams.stage import Message
 
 ENCODERS = ("text", "image")
@@ -85,6 +87,21 @@ class Workers:
     def counters(self, stage: str) -> dict[str, int]:
         """Totals of a stage over its tasks, as its newest progress says."""
         return stage_counters(self.bootstrap).get(stage, {})
+
+    def is_drained(self, stages: Mapping[str, str]) -> bool:
+        """Whether each of these stages has committed all that lies in the topic it reads; input topics by stage.
+
+        What counts is the newest record: the markers of transactions after it take offsets, too.
+        """
+        done: dict[tuple[str, str, int], int] = {}
+        for message in kafka.read(self.bootstrap, "trend.progress"):
+            progress = decode_json(message.value or b"", Progress)
+            done[progress.stage, progress.topic, progress.partition] = progress.offset
+        return all(
+            not log or done.get((stage, topic, partition), 0) > log[-1].offset
+            for stage, topic in stages.items()
+            for partition, log in self.topic(topic).items()
+        )
 
     def is_quiet(self, *topics: str, seconds: float = 3.0) -> bool:
         """Whether nothing was added to these topics for that long."""

@@ -40,6 +40,13 @@ pytestmark = [pytest.mark.kafka, pytest.mark.timeout(420)]
 PARTITIONS = 2
 SPAN = Span(dt.date(2018, 3, 1), dt.date(2018, 3, 18))
 ALL = ("ingest", "text", "image", "windows", "inference", "labels", "learner", "signals")
+READS = {
+    "windows": "trend.events",
+    "inference": "trend.windows",
+    "labels": "trend.predictions",
+    "learner": "trend.matured",
+    "signals": "trend.predictions",
+}
 KEPT = (
     "orders",
     "trend.events",
@@ -126,7 +133,9 @@ def finished(
                 lambda: workers.counters("windows").get("vectors", 0) >= vectors, "pictures and titles are in", 120
             )
             workers.wait_until(
-                lambda: workers.is_quiet("trend.scores", "trend.matured", "signals.ads"), "nothing more comes", 60
+                lambda: workers.is_quiet("trend.windows", "trend.matured") and workers.is_drained(READS),
+                "nothing more comes, and all of it is taken",
+                120,
             )
             codes = workers.stop()
             settings = load_settings(
