@@ -43,7 +43,7 @@ from streams.watermarks import CombinedWatermark
 
 TOPIC = "trend.windows"
 ROWS = 1_000  # windows that are built at a time, to bound memory
-_FORMAT = 2  # of snapshots
+_FORMAT = 3  # of snapshots
 
 _EVENT_COLUMNS = (
     "kind",
@@ -94,8 +94,8 @@ class PlatformFold:
             self._fold_vectors(now)
 
     def start(self, watermark: int) -> None:
-        """Open the first day: the earliest with an order or a behaviour, so that a backlog read in one go closes its
-        days like one read slowly; at most the ring before the watermark's. What came before is history."""
+        """Open the first day: the earliest with an order or a behaviour, at most the ring before the watermark's. What
+        came before is history."""
         calendar = self.products.calendar
         events, vectors = self.events.take(BEFORE_START), self.vectors.take(BEFORE_START)
         first = int(calendar.day(watermark))
@@ -384,7 +384,9 @@ class WindowStage:
         outputs: list[Output] = []
         for fold in self._folds:
             if not fold.products.opened:
-                fold.start(value)
+                # Not where all of them stand by now: a backlog read in one go closes its days like one read slowly.
+                assert self._watermark.least is not None
+                fold.start(self._watermark.least)
         while self._folds:
             # Boundaries in order of time; folds stand in order of name.
             fold = min(self._folds, key=lambda f: f.products.end)

@@ -96,6 +96,7 @@ class EmbeddedRunner:
             tasks[key] = _Task(spec, spec.make(key), records, len(records) if from_end else 0)
         if spec.clock is not None:
             self._clocks[spec.name] = spec.clock()
+            self._tick()  # before anything is folded, others hear which sources there are
         for topic in spec.versioned:
             self._versioned.setdefault(topic, []).append(spec)
             for message in self.log.records(topic):

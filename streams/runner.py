@@ -557,6 +557,7 @@ class Runner:
         self._paused = set()
         if self._clock is not None:
             self._clock = self._spec.clock() if self._spec.clock else None
+            self._last_tick = 0.0  # before anything is folded, others hear which sources there are
         partitions = [TopicPartition(*key, task.position) for key, task in self._tasks.items()]
         self._consumer.assign(partitions)
         self._consumer.resume(partitions)  # a pause outlives an assignment, and its reason is gone with the old state

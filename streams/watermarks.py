@@ -83,10 +83,18 @@ class CombinedWatermark:
     def __init__(self) -> None:
         self._sources: dict[tuple[str, int], tuple[int, int]] = {}
         self._held = NO_WATERMARK
+        self._least: int | None = None
 
     def update(self, source: str, partition: int, state: int, watermark: int) -> None:
         """Note what a source partition says: `SourceState`, and its watermark (UTC ms) or NO_WATERMARK."""
         self._sources[source, partition] = (state, watermark)
+        if watermark != NO_WATERMARK:
+            self._least = watermark if self._least is None else min(watermark, self._least)
+
+    @property
+    def least(self) -> int | None:
+        """The least watermark that any source has ever shown, UTC ms."""
+        return self._least
 
     def value(self) -> int | None:
         """UTC ms; None before every active source has shown an event time once."""
@@ -99,10 +107,10 @@ class CombinedWatermark:
         return None if self._held == NO_WATERMARK else self._held
 
     def dump(self) -> list[list[Any]]:
-        """Whole state as plain rows: the value held, then [source, partition, state, watermark] in order."""
-        return [[self._held], *([*key, *self._sources[key]] for key in sorted(self._sources))]
+        """Whole state as plain rows: value and least, then [source, partition, state, watermark] in order."""
+        return [[self._held, self._least], *([*key, *self._sources[key]] for key in sorted(self._sources))]
 
     def load(self, rows: list[list[Any]]) -> None:
         """The inverse of `dump`."""
-        self._held = rows[0][0]
+        self._held, self._least = rows[0]
         self._sources = {(source, partition): (state, mark) for source, partition, state, mark in rows[1:]}

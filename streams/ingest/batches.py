@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from streams.codecs import Coded, Column, split
+from streams.codecs import Coded, Column, encode, split
 from streams.ingest.columns import OrderRows
 from streams.ingest.products import Products
-from streams.records import EVENTS, PICTURES, TEXTS, ArrowRecord, EventKind
+from streams.records import CONTROL, EVENTS, PICTURES, TEXTS, ArrowRecord, EventKind, SourceState
 from streams.stage import Output, TaskKey
 
 EventRow: TypeAlias = tuple[int, str, int, int, int, int, int, int, str, int, float, float, float, int]
@@ -50,16 +50,33 @@ class Batch:
     """Rows of one fold, by output partition, in the order in which they were added."""
 
     def __init__(self, task: TaskKey, partitions: int, max_bytes: int, products: Products) -> None:
-        self.orders = OrderRows(products)  # in place of `events` for the topic of orders
-        self.events: list[list[EventRow]] = [[] for _ in range(partitions)]
-        self.texts: list[list[TextRow]] = [[] for _ in range(partitions)]
-        self.pictures: list[list[PictureRow]] = [[] for _ in range(partitions)]
         self.letters: list[Output] = []
         self._task = task
+        self._partitions = partitions
         self._max_bytes = max_bytes
+        self._products = products
+        self._ready: list[Output] = []
+        self._begin()
+
+    def _begin(self) -> None:
+        self.orders = OrderRows(self._products)  # in place of `events` for the topic of orders
+        self.events: list[list[EventRow]] = [[] for _ in range(self._partitions)]
+        self.texts: list[list[TextRow]] = [[] for _ in range(self._partitions)]
+        self.pictures: list[list[PictureRow]] = [[] for _ in range(self._partitions)]
+
+    def control(self, state: SourceState, watermark: int) -> None:
+        """Say to every partition, between the rows before and the rows after, how far the task's source is."""
+        row = dict(zip(CONTROL.schema.names, ([value] for value in (*self._task, int(state), watermark)), strict=True))
+        value = encode(CONTROL, row)
+        self._ready += self._rows() + [Output("trend.events", p, value) for p in range(self._partitions)]
+        self._begin()
 
     def outputs(self) -> list[Output]:
-        """Events by ascending partition, then texts, pictures and dead letters."""
+        """By stretches between control rows: events by ascending partition, then texts and pictures. Last dead
+        letters."""
+        return self._ready + self._rows() + self.letters
+
+    def _rows(self) -> list[Output]:
         outputs: list[Output] = []
         for partition, rows, columns in self.orders.by_partition():
             same = {name: _constant(EVENTS, name, value, rows) for name, value in _NOT_OF_ORDERS.items()}
@@ -67,7 +84,7 @@ class Batch:
         self._publish("trend.events", EVENTS, _EVENT_FIELDS, self.events, outputs)
         self._publish("trend.reviews", TEXTS, _TEXT_FIELDS, self.texts, outputs)
         self._publish("trend.images", PICTURES, _PICTURE_FIELDS, self.pictures, outputs)
-        return outputs + self.letters
+        return outputs
 
     def _publish(
         self,

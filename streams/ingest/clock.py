@@ -56,17 +56,19 @@ class IngestClock:
         return [Output("trend.events", partition, value) for partition in range(config.partitions)]
 
     def paused(self, tasks: Mapping[TaskKey, TaskStatus]) -> set[TaskKey]:
-        """Partitions whose newest event is over `max_skew_ms` ahead of the slowest time source that is not idle."""
+        """Partitions whose newest event is over `max_skew_ms` ahead of the slowest source: a time source that is not
+        idle, or any that has records left, since what comes much later than the orders of its day finds it gone."""
         newest = {key: _stage(status).newest for key, status in tasks.items()}
         floors: list[int] = []
         for key, status in tasks.items():
-            if key[0] not in TIME_TOPICS or key in self._idle:
-                continue
             at = newest[key]
+            holds_time = key[0] in TIME_TOPICS
+            if (holds_time and key in self._idle) or (not holds_time and (status.caught_up or at is None)):
+                continue
             if at is not None:
                 floors.append(at)
-            elif not status.caught_up:
-                # Nothing is known of a source that has records left: it may be the slowest of all.
+            else:
+                # Nothing is known of a source that is not silent yet: it may be the slowest of all.
                 return {k for k, known in newest.items() if known is not None}
         if not floors:
             return set()

@@ -20,9 +20,9 @@ from streams.ingest.products import Products
 from streams.ingest.reasons import Reason, RejectedError
 from streams.ingest.seen import SeenIds
 from streams.partitioning import partition_of
-from streams.records import DeadLetter, EventKind, SourcePosition
+from streams.records import DeadLetter, EventKind, SourcePosition, SourceState
 from streams.stage import Message, Output, TaskKey
-from streams.topics import DAY_MS, PLATFORM_MAX_BYTES
+from streams.topics import DAY_MS, PLATFORM_MAX_BYTES, TIME_TOPICS
 from streams.watermarks import SourceWatermark
 
 _LONG_AGO = -(2**62)
@@ -157,6 +157,11 @@ class IngestStage:
             return
         times = orders.ordered_at[start:stop]
         newest = max(times) if self._mark.newest is None else max(*times, self._mark.newest)
+        if stop - start > 1 and self._day_of(newest) != self._day_of(self._mark.newest):
+            middle = (start + stop) // 2  # a day may end here: after which record?
+            self._fold_stretch(messages, orders, start, middle, batch)
+            self._fold_stretch(messages, orders, middle, stop, batch)
+            return
         if min(times) < newest - self._config.out_of_order_ms - self._config.ring_ms:
             for message in messages[start:stop]:  # some may be too late: each by the watermark that it meets
                 self._fold_one(message, self._read(message), batch)
@@ -164,10 +169,10 @@ class IngestStage:
         first, last = orders.id_start[start], orders.id_start[stop]
         self._seen.extend(orders.ids[first:last], orders.id_now[first:last])
         self._orders.extend(orders.order[start:stop], orders.placed[start:stop])
-        self._mark.observe_all(times)
         batch.orders.extend(orders, start, stop)
         self._counts["read"] += stop - start
         self._counts["accepted"] += stop - start
+        self._observe(times, batch)
         self._pass(orders.now[stop - 1], batch)
 
     def _read(self, message: Message) -> Event | RejectedError:
@@ -210,7 +215,23 @@ class IngestStage:
                 batch.pictures[self._partition_of(picture[0])].append(picture)
             self._counts["accepted"] += 1
         self._seen.add(event.ids, self._now)
-        self._mark.observe(event.at)
+        self._observe([event.at], batch)
+
+    def _observe(self, times: Sequence[int], batch: Batch) -> None:
+        """Take the event times of accepted records, and say so at once where the watermark comes to another day.
+
+        Windows that read a sparse backlog would else learn of many days at a time, by the worker's clock: they would
+        end them all in one fold.
+        """
+        day = self._day_of(self._mark.newest)
+        self._mark.observe_all(times)
+        if self._topic in TIME_TOPICS and self._day_of(self._mark.newest) != day:
+            assert self._mark.value is not None
+            batch.control(SourceState.ACTIVE, self._mark.value)
+
+    def _day_of(self, newest: int | None) -> int | None:
+        """Of the watermark that a newest event time gives."""
+        return None if newest is None else (newest - self._config.out_of_order_ms) // DAY_MS
 
     def _take_order(self, message: Message, event: Event, part: OrderPart, batch: Batch) -> None:
         if part.status == "returned":

@@ -71,20 +71,24 @@ def _rows_by_source(
 def units_of_days(windows: Log, calendar: Calendar) -> dict[tuple[str, int], int]:
     """Units per product and local day, as the newest window that holds the day says."""
     found: dict[tuple[str, int], int] = {}
+    held: dict[str, int] = {}  # by product, from which day on newer windows hold all
     channel = CHANNELS.index("units")
-    for message in (m for log in windows.values() for m in log):
+    for message in (m for log in windows.values() for m in reversed(log)):
         rows = decode(message.value or b"")
         if rows.record is not WINDOWS:
             continue
         grids = rows["day"].reshape(-1, len(CHANNELS), DAYS)[:, channel]
         following = calendar.day(rows["end"]).tolist()
-        live = rows["kind"] == WindowKind.LIVE
-        for product, day, grid, is_live, now in zip(
-            rows["product"], following, grids, live, rows["open"][:, channel], strict=True
-        ):
-            found |= {(product, day - DAYS + back): units for back, units in enumerate(grid.tolist())}
-            if is_live:
-                found[(product, day)] = int(now)
+        live = (rows["kind"] == WindowKind.LIVE).tolist()
+        products, now = rows["product"].tolist(), rows["open"][:, channel].tolist()
+        for i in reversed(range(len(products))):
+            product, day = products[i], following[i]
+            if live[i]:
+                found.setdefault((product, day), int(now[i]))
+            new = min(held.get(product, day), day) - (day - DAYS)
+            for back in range(min(new, DAYS)):
+                found.setdefault((product, day - DAYS + back), int(grids[i, back]))
+            held[product] = min(held.get(product, day), day - DAYS)
     return {key: units for key, units in found.items() if units}
 
 

@@ -41,6 +41,7 @@ class Windows:
         self._parked: list[Row] = []
         self._sources: dict[tuple[str, int], tuple[int, int]] = {}
         self._watermark = NO_WATERMARK
+        self._least: int | None = None
 
     def take(self, rows: Iterable[Row]) -> None:
         """One record's rows: what happens today or before counts, the rest waits for its day."""
@@ -53,14 +54,17 @@ class Windows:
         """One control record: the least watermark of the sources that are not idle, or the greatest of all."""
         for source, partition, state, mark in rows:
             self._sources[source, partition] = (state, mark)
+            if mark != NO_WATERMARK:
+                self._least = mark if self._least is None else min(mark, self._least)
         active = [mark for state, mark in self._sources.values() if state != SourceState.IDLE]
         marks = [mark for _, mark in self._sources.values()]
         self._watermark = max(self._watermark, min(active) if active else max(marks))
         if self._watermark == NO_WATERMARK:
             return
         if self.open is None:
-            timed = [r.at for r in self._parked if r.kind <= EventKind.FAVOURITE and r.at <= self._watermark]
-            day = self.day(self._watermark)
+            assert self._least is not None
+            timed = [r.at for r in self._parked if r.kind <= EventKind.FAVOURITE and r.at <= self._least]
+            day = self.day(self._least)
             self.open = max(self.day(min(timed)), day - RING) if timed else day
             self._unpark()
         while self.start(self.open + ONE) <= self._watermark:

@@ -20,7 +20,7 @@ from streams.ingest import IngestConfig, IngestStage, unseal
 from streams.ingest.privacy import Keyring
 from streams.ingest.reasons import Reason
 from streams.partitioning import partition_of
-from streams.records import DeadLetter, EventKind, Modality
+from streams.records import CONTROL, DeadLetter, EventKind, Modality
 from streams.stage import Message, Output
 from streams.topics import PLATFORM_MAX_BYTES
 
@@ -88,12 +88,14 @@ def stage(topic: str, config: IngestConfig = CONFIG) -> IngestStage:
 
 
 def rows(outputs: Sequence[Output], topic: str = "trend.events") -> dict[int, list[dict[str, Any]]]:
-    """Rows by partition, as plain values."""
+    """Rows by partition, as plain values; control rows left out."""
     found: dict[int, list[dict[str, Any]]] = {}
     for output in outputs:
         if output.topic == topic:
             assert output.value is not None
-            found.setdefault(output.partition, []).extend(decode(output.value).batch.to_pylist())
+            decoded = decode(output.value)
+            if decoded.record is not CONTROL:
+                found.setdefault(output.partition, []).extend(decoded.batch.to_pylist())
     return found
 
 
@@ -157,6 +159,25 @@ def test_outputs_come_as_events_then_texts_then_letters_each_by_partition() -> N
     keys = [(order_of[o.topic], o.partition) for o in outputs]
     assert keys == sorted(keys)
     assert {k for k, _ in keys} == {0, 1, 3}
+
+
+@pytest.mark.parametrize("size", [1, 3, 400])
+def test_a_source_that_comes_to_another_day_does_not_say_so_at_once(size: int) -> None:
+    """Between the rows of the day before and those after, however the log is cut into polls."""
+    times = [T + hour * 3_600_000 for hour in range(0, 24 * 40, 5)]
+    times[100] += 300 * DAY  # one wrong date says nothing
+    log = [message("orders", i, order(f"o{i}", ordered_at=at), T + 400 * DAY) for i, at in enumerate(times)]
+    task, newest, told = stage("orders"), 0, []
+    for start in range(0, len(log), size):
+        for output in task.fold(log[start : start + size]):
+            decoded = decode(output.value or b"")
+            if decoded.record is CONTROL and output.partition == 0:
+                (row,) = decoded.batch.to_pylist()
+                assert row["watermark"] == newest - CONFIG.out_of_order_ms
+                told.append(row["watermark"] // DAY)
+            elif decoded.record is not CONTROL:
+                newest = max([newest, *(at for at in decoded["at"].tolist() if at != times[100])])
+    assert told == list(range(told[0], told[0] + 41))
 
 
 def test_each_kind_of_behaviour_is_a_row() -> None:

@@ -113,13 +113,27 @@ def test_an_idle_source_holds_nobody_back() -> None:
     assert clock.paused(tasks) == set()
 
 
-def test_a_source_with_records_and_no_time_yet_holds_the_others_but_not_itself() -> None:
+def test_a_source_without_a_time_yet_holds_the_others_until_it_is_silent() -> None:
     tasks = {
         ("behaviors", 0): status(behaviors(0), caught_up=False),
         ("behaviors", 1): status(behaviors(1, T, T), caught_up=False),
     }
-    assert IngestClock(ClockConfig(partitions=3)).paused(tasks) == {("behaviors", 1)}
+    clock = IngestClock(ClockConfig(partitions=3))
+    assert clock.paused(tasks) == {("behaviors", 1)}
     tasks[("behaviors", 0)] = status(behaviors(0))
+    clock.tick(tasks, NOW + 1)
+    assert clock.paused(tasks) == {("behaviors", 1)}
+    clock.tick(tasks, NOW + 2000)
+    assert clock.paused(tasks) == set()
+
+
+def test_reviews_that_are_behind_do_not_hold_orders_back_until_they_are_read() -> None:
+    tasks = {
+        ("behaviors", 0): status(behaviors(0, T + 9 * DAY, T + 9 * DAY), caught_up=False),
+        ("inventory.levels", 0): status(levels(T, T + 1), caught_up=False),
+    }
+    assert IngestClock(ClockConfig(partitions=3)).paused(tasks) == {("behaviors", 0)}
+    tasks[("inventory.levels", 0)] = status(levels(T, T + 1))
     assert IngestClock(ClockConfig(partitions=3)).paused(tasks) == set()
 
 

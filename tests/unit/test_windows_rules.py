@@ -78,6 +78,22 @@ def test_one_row_of_long_ago_opens_more_days_than_a_window_holds() -> None:
     assert stage.counters()["beyond_ring"] == 1
 
 
+def test_a_backlog_read_before_all_sources_are_known_loses_its_first_days() -> None:
+    """A year passes in one source, a platform falls silent, and only then the other source is found idle."""
+    log = Log().control(
+        ("orders", 0, SourceState.ACTIVE, NO_WATERMARK), ("orders", 1, SourceState.ACTIVE, NO_WATERMARK)
+    )
+    log.events(order("rome:a", T))
+    for n in range(0, 365, 70):
+        log.events(order(A, T + n * DAY)).watermark(T + n * DAY)
+    log.control(("orders", 1, SourceState.IDLE, NO_WATERMARK))
+    stage, outputs = run(log, CONFIG)
+    for platform, first in (("shop", T + DAY), ("rome", instant("2024-05-07", "Europe/Rome"))):
+        ends = [c["end"] for c in rows_of(outputs, "closes") if c["platform"] == platform]
+        assert (ends[0], len(ends)) == (first, 350)
+    assert stage.counters()["beyond_ring"] == stage.counters()["late"] == 0
+
+
 def test_a_late_row_is_not_counted_or_not_named_late() -> None:
     log = Log().watermark(T).events(order(A, T)).watermark(T + DAY)
     log.events(order(A, T + HOUR, 5), order(A, T + DAY), order(A, T - 57 * DAY)).watermark(T + 2 * DAY)
@@ -346,7 +362,7 @@ def test_a_snapshot_of_a_platform_that_is_gone_is_taken() -> None:
 def test_a_snapshot_of_another_format_is_taken() -> None:
     blobs = run(Log().watermark(T).events(order(A, T)), SHOP)[0].snapshot()
     state = {k: v for k, v in msgspec.json.decode(blobs["state"]).items() if k != "format"}
-    with pytest.raises(SnapshotError, match="format 1, this version reads 2 alone; fold"):
+    with pytest.raises(SnapshotError, match="format 1, this version reads 3 alone; fold"):
         WindowStage(TASK, SHOP).restore({**blobs, "state": msgspec.json.encode(state)})
 
 
