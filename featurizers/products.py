@@ -44,6 +44,9 @@ COLUMNS: dict[str, Column] = {
     "closed": Column(np.uint64),  # had a close window at the start of the day: a bit for each day modulo 64
     "used": Column(np.uint64),  # an outcome has counted the day
     "late": Column(np.int32),
+    "late_source": Column(np.int32),  # code, partition and offset of the last late row to come; zeros where late is 0
+    "late_partition": Column(np.int32),
+    "late_offset": Column(np.int64),
     "revision": Column(np.int32),
     "queued": Column(np.bool_),  # waits for a live window
     **POOL_COLUMNS,
@@ -117,9 +120,7 @@ class Products:
         if (self.since == _FAR or oldest < self.calendar.start(self.since)) and timed.any():
             self.since = min(self.since, int(self.calendar.day(at[timed].min())))
         if not history and oldest < self.start:
-            late = timed & (at < self.start)
-            self._counters["late"] += int(late.sum())
-            np.add.at(self.table["late"], rows[late], np.int32(1))
+            self._count_late(rows, events, np.flatnonzero(timed & (at < self.start)))
         sums = (events["quantity"], events["rating"], events["amount"])
         for start in range(0, len(rows), LARGEST):  # a day that was parked may be longer than one sort
             self._settle_if_due()
@@ -168,6 +169,16 @@ class Products:
             self._row_of[fresh] = np.arange(before, before + len(fresh))
             rows = self._row_of[names]
         return rows.astype(np.int64)
+
+    def _count_late(self, rows: Ints, events: Columns, late: Ints) -> None:
+        """`late`: which of the events, in order, came after their day had closed."""
+        self._counters["late"] += len(late)
+        np.add.at(self.table["late"], rows[late], np.int32(1))
+        late = late[::-1]
+        product, last = np.unique(rows[late], return_index=True)  # of each product the one that came last
+        self.table["late_source"][product] = events["source"][late[last]]
+        self.table["late_partition"][product] = events["source_partition"][late[last]]
+        self.table["late_offset"][product] = events["source_offset"][late[last]]
 
     def _cancel(self, rows: Ints, events: Columns) -> None:
         """Take cancelled lines off the buckets of their orders, while no outcome has used the day."""

@@ -23,6 +23,7 @@ class Vocabulary:
     products: ProductNames
     categories: Names  # 0 is ""
     encoders: Names  # 0 is ""
+    sources: Names  # 0 is ""
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ def window_columns(products: Products, vocabulary: Vocabulary, rows: Ints, momen
     newest = products.newest()[rows]  # [rows, modalities]
     present = newest != NEVER
     ages = np.where(present, (moment.as_of - newest) / DAY, np.nan)
-    encoders = table["pool_encoder"][rows]
+    encoders, late = table["pool_encoder"][rows], table["late"][rows]
     return {
         "product": Coded(np.arange(count), vocabulary.products.texts(table["name"][rows]).to_pylist()),
         "end": np.full(count, end),
@@ -74,7 +75,10 @@ def window_columns(products: Products, vocabulary: Vocabulary, rows: Ints, momen
         "thresholds": base.thresholds,
         "sales_class": base.sales_class,
         "age_days": products.age_days(rows),
-        "late": table["late"][rows],
+        "late": late,
+        "late_source": coded(vocabulary.sources, np.where(late > 0, table["late_source"][rows], 0)),
+        "late_partition": np.where(late > 0, table["late_partition"][rows], -1),
+        "late_offset": np.where(late > 0, table["late_offset"][rows], -1),
     }
 
 

@@ -43,7 +43,7 @@ from streams.watermarks import CombinedWatermark
 
 TOPIC = "trend.windows"
 ROWS = 1_000  # windows that are built at a time, to bound memory
-_FORMAT = 3  # of snapshots
+_FORMAT = 4  # of snapshots
 
 _EVENT_COLUMNS = (
     "kind",
@@ -57,7 +57,10 @@ _EVENT_COLUMNS = (
     "on_order",
     "lead_time_days",
     "unit_cost",
+    "source_partition",
+    "source_offset",
 )
+_ORIGIN = ("source", "source_partition", "source_offset")
 # Kinds that come from the sources of event time: orders and behaviours.
 _TIMED = [int(k) for k in EventKind if k <= EventKind.FAVOURITE]
 _VECTOR_COLUMNS = ("modality", "at", "vector")
@@ -168,16 +171,16 @@ class PlatformFold:
             yield Output(TOPIC, self._partition, value)
 
     def _park(self, parking: Parking, columns: Columns) -> Columns | None:
-        """Park what is not due; the rest."""
+        """Park what is not due; the rest. Nothing that was parked comes late, so nobody asks where it came from."""
         products = self.products
         if not products.opened:
-            parking.put(BEFORE_START, columns)
+            parking.put(BEFORE_START, {name: array for name, array in columns.items() if name not in _ORIGIN})
             return None
         at = columns["at"]
         later: Mask = at >= products.end
         if not later.any():
             return columns
-        ahead = {name: array[later] for name, array in columns.items()}
+        ahead = {name: array[later] for name, array in columns.items() if name not in _ORIGIN}
         parking.spread(products.calendar.day(ahead["at"]), ahead)
         return {name: array[~later] for name, array in columns.items()}
 
@@ -233,7 +236,7 @@ class WindowStage:
     """One task of the windows stage: a fold over a partition of `trend.events`."""
 
     def __init__(self, task: TaskKey, config: WindowConfig) -> None:
-        self._vocabulary = Vocabulary(ProductNames(), Names([""]), Names([""]))
+        self._vocabulary = Vocabulary(ProductNames(), Names([""]), Names([""]), Names([""]))
         self._counters: Counter[str] = Counter()
         self._watermark = CombinedWatermark()
         self._highest: dict[tuple[str, int, int], int] = {}  # offset by source, its partition, modality
@@ -278,6 +281,7 @@ class WindowStage:
                 "format": _FORMAT,
                 "categories": self._vocabulary.categories.values,
                 "encoders": self._vocabulary.encoders.values,
+                "sources": self._vocabulary.sources.values,
                 "counters": dict(sorted(self._counters.items())),
                 "watermark": self._watermark.dump(),
                 "highest": [[*key, offset] for key, offset in sorted(self._highest.items())],
@@ -303,6 +307,7 @@ class WindowStage:
         self._vocabulary.products.load(blobs["names"])
         self._vocabulary.categories = Names(state["categories"])
         self._vocabulary.encoders = Names(state["encoders"])
+        self._vocabulary.sources = Names(state["sources"])
         self._counters.update(state["counters"])
         self._watermark.load(state["watermark"])
         self._highest = {(source, part, kind): offset for source, part, kind, offset in state["highest"]}
@@ -343,8 +348,9 @@ class WindowStage:
         self._counters["events"] += len(rows)
         columns = {name: rows[name] for name in _EVENT_COLUMNS}
         columns["product"] = self._product_names(rows)
-        codes, values = rows.coded("category")
-        columns["category"] = self._vocabulary.categories.codes(values)[codes]
+        for name, known in (("category", self._vocabulary.categories), ("source", self._vocabulary.sources)):
+            codes, values = rows.coded(name)
+            columns[name] = known.codes(values)[codes]
         for fold, part in self._by_platform(columns):
             fold.take_events(part)
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from streams.errors import CodecError
-from streams.records import ARROW_RECORDS, VERSION, ArrowRecord
+from streams.records import ARROW_RECORDS, ArrowRecord
 
 # Batches are small: handing columns to arrow's thread pool costs more than it gives.
 _WRITE = pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False)
@@ -97,9 +97,10 @@ def decode(value: bytes) -> Rows:
     name = metadata.get(b"record", b"").decode()
     version = metadata.get(b"version", b"").decode()
     record = ARROW_RECORDS.get(name)
-    if record is None or version != str(VERSION):
+    if record is None or version != str(record.version):
+        known = "no such record" if record is None else f"this is version {record.version}"
         raise CodecError(
-            f"Arrow record {name!r} version {version!r} is unknown here (this is version {VERSION}); "
+            f"Arrow record {name!r} version {version!r} is unknown here ({known}); "
             "upgrade the readers before the writers"
         )
     return Rows(record, batch)

@@ -118,11 +118,12 @@ class ArrowRecord:
 
     name: str
     schema: pa.Schema
+    version: int
 
     @staticmethod
-    def of(name: str, fields: dict[str, pa.DataType]) -> ArrowRecord:
-        metadata = {"record": name, "version": str(VERSION)}
-        return ArrowRecord(name, pa.schema([pa.field(k, t) for k, t in fields.items()], metadata=metadata))
+    def of(name: str, fields: dict[str, pa.DataType], version: int = VERSION) -> ArrowRecord:
+        metadata = {"record": name, "version": str(version)}
+        return ArrowRecord(name, pa.schema([pa.field(k, t) for k, t in fields.items()], metadata=metadata), version)
 
 
 TEXT = pa.dictionary(pa.int32(), pa.string())  # repeated strings: keys, categories, versions
@@ -277,7 +278,11 @@ WINDOWS = ArrowRecord.of(
         "sales_class": I8,
         "age_days": I32,  # since the product's first event
         "late": I32,  # rows that came late to this product since its last close
+        "late_source": TEXT,  # the platform record of the last of them to come; "" where there is none
+        "late_partition": I32,  # -1 where there is none
+        "late_offset": I64,  # -1 where there is none
     },
+    version=2,  # 1 did not say where late rows came from
 )
 
 OUTCOMES = ArrowRecord.of(

@@ -87,6 +87,9 @@ def window_columns(
         "sales_class": np.full(n, SalesClass.FAST),
         "age_days": np.full(n, 200),
         "late": np.zeros(n),
+        "late_source": [""] * n,
+        "late_partition": np.full(n, -1),
+        "late_offset": np.full(n, -1),
     }
 
 

@@ -104,6 +104,27 @@ def test_a_late_row_is_not_counted_or_not_named_late() -> None:
     assert run(log, SHOP)[0].counters()["beyond_ring"] == 1
 
 
+def test_a_window_names_another_record_than_the_last_that_came_late() -> None:
+    def late(product: str, at: int, partition: int, offset: int) -> Row:
+        return {**order(product, at), "source": "late-orders", "source_partition": partition, "source_offset": offset}
+
+    log = Log().watermark(T).events(order(A, T), order(B, T)).watermark(T + DAY)
+    log.events(late(A, T + 3, 1, 90), late(A, T + DAY + HOUR, 3, 92), late(A, T + 9, 2, 70), late(B, T + 1, 1, 91))
+    log.events(late(A, T + 5, 1, 95), late(A, T + 3 * DAY, 5, 99))  # one late row, one that waits for its day
+    log.watermark(T + 2 * DAY).watermark(T + 3 * DAY).watermark(T + 4 * DAY)
+    log.events(late(B, T + 2 * DAY, 7, 101)).watermark(T + 5 * DAY)
+    named = [(w["product"], w["late"], (w["late_source"], w["late_partition"], w["late_offset"])) for w in closes(log)]
+    nothing = (0, ("", -1, -1))
+    assert named == [
+        *((A, *nothing), (B, *nothing)),
+        *((A, 3, ("late-orders", 1, 95)), (B, 1, ("late-orders", 1, 91))),
+        *((A, *nothing), (B, *nothing)) * 2,
+        *((A, *nothing), (B, 1, ("late-orders", 7, 101))),
+    ]
+    waiting = Log().events(late(B, T - 4 * DAY, 4, 20)).watermark(T).events(late(A, T, 4, 21)).watermark(T + DAY)
+    assert {w["late"] for w in closes(waiting)} == {0}  # history was in no window before
+
+
 def test_a_cancellation_is_not_taken_off_while_it_can_be() -> None:
     log = Log().watermark(T).events(order(A, T + HOUR, 5), order(A, T + 2 * HOUR, 3))
     log.events(cancelled(A, T + 3 * HOUR, T + HOUR, 5)).watermark(T + DAY)
@@ -362,7 +383,7 @@ def test_a_snapshot_of_a_platform_that_is_gone_is_taken() -> None:
 def test_a_snapshot_of_another_format_is_taken() -> None:
     blobs = run(Log().watermark(T).events(order(A, T)), SHOP)[0].snapshot()
     state = {k: v for k, v in msgspec.json.decode(blobs["state"]).items() if k != "format"}
-    with pytest.raises(SnapshotError, match="format 1, this version reads 3 alone; fold"):
+    with pytest.raises(SnapshotError, match="format 1, this version reads 4 alone; fold"):
         WindowStage(TASK, SHOP).restore({**blobs, "state": msgspec.json.encode(state)})
 
 
