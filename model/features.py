@@ -23,6 +23,7 @@ BEHAVIOUR = slice(SERIES.index("views"), SERIES.index("favourites") + 1)  # what
 SALES = slice(SERIES.index("units"), SERIES.index("price") + 1)
 
 BEHAVIOUR_CONTEXT = 3  # the first numbers of the context: daily views, carts, favourites
+TREND_CONTEXT = slice(BEHAVIOUR_CONTEXT + 4, BEHAVIOUR_CONTEXT + 11)  # its numbers that are 0 when sales are as usual
 CONTEXT = BEHAVIOUR_CONTEXT + 18 + 7 + len(SalesClass)
 CATALOGUE = 4
 LEVEL = 5

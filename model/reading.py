@@ -42,14 +42,14 @@ def read(network: Network, features: Features, baseline: Doubles, batch_rows: in
     part, owner = np.nonzero((features.present[None] & without[:, None]).any(axis=2))  # which part of which row
     rows = np.concatenate([np.arange(n), owner])
     present = np.concatenate([features.present, features.present[owner] & ~without[part]])
-    f, components = _forward(network, features, rows, present, batch_rows)
+    f, components = forward(network, features, rows, present, batch_rows)
     log_total = _log_total(baseline[rows], f)
     contributions = np.zeros((n, len(CONTRIBUTIONS)))
     contributions[owner, part] = log_total[owner] - log_total[n:]
     return Reading(f[:n], components[:n], contributions.astype(np.float32))
 
 
-def _forward(
+def forward(
     network: Network,
     features: Features,
     rows: npt.NDArray[np.int64],

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from model.distribution import Forecast, predict
 from model.errors import ScoringError
 from model.features import Doubles, extract
-from model.heads import HeadStore, correct, frozen_head
+from model.heads import HeadStore, correct, frozen_head, row_dispersion
 from model.reading import Reading, read
 from model.registry import Bundle
 from streams.codecs import Coded, Rows, decode, encode_json, split
@@ -65,6 +65,26 @@ def elapsed_share(hour_profile: Doubles, open_share: Doubles) -> Doubles:
     hours = np.clip(open_share, 0.0, 1.0) * 24
     share: Doubles = np.interp(hours, np.arange(25), np.concatenate([[0.0], np.cumsum(hour_profile)])).clip(0.0, 1.0)
     return share
+
+
+def forecast(bundle: Bundle, head: Head, rows: Rows, reading: Reading, mine: npt.NDArray[np.int64]) -> Forecast:
+    """What a head makes of some rows of WINDOWS, all of one kind, and of the network's reading of them."""
+    baseline = rows["baseline"][mine]
+    mu, s2 = correct(
+        head,
+        np.log(np.maximum(baseline, 1e-9)),
+        reading.f[mine].astype(np.float64),
+        reading.components[mine].astype(np.float64),
+        rows["category"][mine],
+    )
+    r = row_dispersion(head, rows["sales_class"][mine])
+    thresholds = rows["thresholds"][mine].reshape(len(mine), len(HORIZONS), len(THRESHOLDS))
+    conformal = np.asarray(head.conformal, np.float64)
+    if rows["kind"][mine[0]] == WindowKind.CLOSE:
+        return predict(mu, s2, r, baseline, thresholds, conformal)
+    share = elapsed_share(bundle.hour_profile, rows["open_share"][mine])
+    units = np.maximum(rows["open"][mine, _UNITS], 0)
+    return predict(mu, s2, r, baseline, thresholds, conformal, units, share)
 
 
 @dataclass(frozen=True)
@@ -182,10 +202,10 @@ class InferenceStage:
         names, epochs, late = np.empty(n, object), np.zeros(n, np.int64), np.zeros(n, np.int8)
         for choice in choices:
             mine = choice.rows
-            control = self._forecast(self._frozen, rows, reading, mine)
+            control = forecast(self.bundle, self._frozen, rows, reading, mine)
             frozen.put(mine, control)
             same = choice.head.version == self._frozen.version
-            head.put(mine, control if same else self._forecast(choice.head, rows, reading, mine))
+            head.put(mine, control if same else forecast(self.bundle, choice.head, rows, reading, mine))
             names[mine], epochs[mine], late[mine] = choice.head.version, choice.head.epoch, choice.late
         columns: dict[str, Any] = {name: rows[name] for name in (*_KEPT, *_STOCK)}
         columns |= {name: Coded(*rows.coded(name)) for name in _CODED}
@@ -223,25 +243,6 @@ class InferenceStage:
         for name, count in counts.items():
             self._counters[name] += count
         return outputs
-
-    def _forecast(self, head: Head, rows: Rows, reading: Reading, mine: npt.NDArray[np.int64]) -> Forecast:
-        """The forecast of some rows of one kind by one head."""
-        baseline = rows["baseline"][mine]
-        mu, s2 = correct(
-            head,
-            np.log(np.maximum(baseline, 1e-9)),
-            reading.f[mine].astype(np.float64),
-            reading.components[mine].astype(np.float64),
-            rows["category"][mine],
-        )
-        r = np.asarray(head.dispersion, np.float64).T[rows["sales_class"][mine]]  # [n, horizons]
-        thresholds = rows["thresholds"][mine].reshape(len(mine), len(HORIZONS), len(THRESHOLDS))
-        conformal = np.asarray(head.conformal, np.float64)
-        if rows["kind"][mine[0]] == WindowKind.CLOSE:
-            return predict(mu, s2, r, baseline, thresholds, conformal)
-        share = elapsed_share(self.bundle.hour_profile, rows["open_share"][mine])
-        units = np.maximum(rows["open"][mine, _UNITS], 0)
-        return predict(mu, s2, r, baseline, thresholds, conformal, units, share)
 
     def _scores(
         self,
