@@ -16,9 +16,9 @@ from deploy.errors import TopicError
 from streams import kafka
 from streams.codecs import encode_json
 from streams.errors import BrokerError
-from streams.kafka import partition_counts, producer, read, send
+from streams.kafka import partition_counts, read
 from streams.records import Skip
-from streams.stage import Message
+from streams.stage import Message, Output
 from streams.topics import TOPICS, Topic, topics
 
 _SILENT = logging.getLogger("deploy.topics.librdkafka")
@@ -127,10 +127,8 @@ def skip_record(bootstrap: str, skip: Skip, timeout_s: float = 10.0) -> None:
             f"{skip.topic}/{skip.partition} holds offsets {first} to {end - 1}, not {skip.offset}; take the one that "
             "the worker's error names"
         )
-    to = producer(bootstrap)
-    send(to, "trend.skips", 0, encode_json(skip), f"{skip.stage}/{skip.topic}/{skip.partition}/{skip.offset}".encode())
-    if to.flush(timeout_s):
-        raise BrokerError(f"trend.skips: {bootstrap} did not take the record within {timeout_s:g} s; try again")
+    key = f"{skip.stage}/{skip.topic}/{skip.partition}/{skip.offset}".encode()
+    kafka.append(bootstrap, [Output("trend.skips", 0, encode_json(skip), key)], timeout_s)
 
 
 def _make(admin: AdminClient, missing: list[Topic], timeout_s: float) -> None:

@@ -13,7 +13,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaExcepti
 from confluent_kafka.admin import AdminClient
 
 from streams.errors import BrokerError, UnreachableError
-from streams.stage import Message, TaskKey
+from streams.stage import Message, Output, TaskKey
 
 _LOG = logging.getLogger("streams.librdkafka")
 MAX_RECORD_BYTES = 8 * 1024 * 1024
@@ -80,6 +80,23 @@ def send(
             return
         except BufferError:
             to.poll(0.05)
+
+
+def append(bootstrap: str, records: Iterable[Output], timeout: float = 10.0) -> None:
+    """Write records outside of any stage, and return when the brokers have them. Raises BrokerError."""
+    failed: list[str] = []
+
+    def delivered(error: Any, record: Any) -> None:
+        if error is not None:
+            failed.append(f"{record.topic()}: {error.str()}")
+
+    to = producer(bootstrap)
+    for record in records:
+        send(to, record.topic, record.partition, record.value, record.key, delivered)
+    left = to.flush(timeout)
+    if left or failed:
+        what = failed[0] if failed else f"{bootstrap} did not take {left} records within {timeout:g} s"
+        raise BrokerError(f"{what}; try again")
 
 
 def message(record: Any) -> Message:

@@ -538,6 +538,24 @@ class Skip(msgspec.Struct, frozen=True, kw_only=True):
     at: Instant  # when it was said
 
 
+Facts = dict[str, int | float | str | list[str]]
+
+
+class Audit(msgspec.Struct, frozen=True, kw_only=True):
+    """`trend.audit`: a command that changed something. Written before the change and again after it, under one key."""
+
+    schema_version: int = VERSION
+    audit_id: str
+    command: str
+    by: str
+    at: int
+    reason: str
+    plan: Facts  # as it was shown before it was confirmed
+    outcome: Literal["begun", "done", "failed"]  # begun for long: the command did not live to tell
+    result: Facts
+    ended_at: int  # 0 while it goes on
+
+
 class Chunk(msgspec.Struct, frozen=True, kw_only=True):
     """One part of a snapshot's manifest: where a named blob lies in `trend.snapshots`."""
 
@@ -565,6 +583,7 @@ JSON_RECORDS: dict[str, type[msgspec.Struct]] = {
     "model.events": ModelEvent,
     "trend.progress": Progress,
     "trend.skips": Skip,
+    "trend.audit": Audit,
 }
 
 

@@ -70,6 +70,7 @@ TOPICS: dict[str, Topic] = {
         Topic(
             "trend.skips", "task and offset", "Skip", "records that a stage passes over, by command", 1, compacted=True
         ),
+        Topic("trend.audit", "audit_id", "Audit", "who changed what by command, and why", 1, compacted=True),
         Topic(
             "trend.snapshots",
             "chunk",

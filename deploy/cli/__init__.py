@@ -23,6 +23,7 @@ COMMANDS = {
     "load": "Replay data into the platform topics in event-time order.",
     "train": "Train the network and the starting heads from history.",
     "backtest": "Train on the first part, run the loop over the rest, report.",
+    "audit": "Show who changed what by command, and why.",
     "demo": "Show the main job on real sales, from events to scores.",
 }
 _LAYERS = ("deploy", "model", "featurizers", "streams")

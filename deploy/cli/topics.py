@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
-import time
 from collections.abc import Iterable
 from typing import Annotated
 
@@ -12,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from deploy.brokers import find_bootstrap
+from deploy.cli.changing import Reason, Yes, changing
 from deploy.errors import ConfigurationError
 from deploy.settings import load_settings
 from streams.stage import Message
@@ -101,8 +100,8 @@ def skip(
     topic: Annotated[str, typer.Argument(help="Its input topic.")],
     partition: Annotated[int, typer.Argument(min=0)],
     offset: Annotated[int, typer.Argument(min=0, help="Of the record that the stage cannot fold.")],
-    reason: Annotated[str, typer.Option(help="Why; it is kept with the skip.")],
-    yes: Annotated[bool, typer.Option("--yes", help="Do it without asking.")] = False,
+    reason: Reason = "",
+    yes: Yes = False,
     bootstrap: Bootstrap = None,
 ) -> None:
     """Let a stage pass over one record of its input that it cannot fold. The record stays where it lies.
@@ -111,20 +110,20 @@ def skip(
     """
     from deploy.supervisor import WORKERS
     from deploy.topics import skip_record
-    from streams.records import Skip
+    from streams.records import Facts, Skip
 
     if stage not in WORKERS or stage == "features":
         raise ConfigurationError(
             f"no stage {stage!r}; choose one of {', '.join(w for w in WORKERS if w != 'features')}"
         )
     address = find_bootstrap(load_settings(bootstrap=bootstrap))
-    if not yes:
-        typer.confirm(f"{stage} passes over {topic}/{partition} offset {offset} for good: {reason}. Do it?", abort=True)
-    by, at = getpass.getuser(), int(time.time() * 1000)
-    skip_record(
-        address, Skip(stage=stage, topic=topic, partition=partition, offset=offset, reason=reason, by=by, at=at)
-    )
-    typer.echo(f"{stage} passes over {topic}/{partition} offset {offset} from its next start on")
+    plan: Facts = {"stage": stage, "passes over": f"{topic}/{partition} offset {offset}", "from": "its next start on"}
+    with changing(address, "topics skip", plan, reason, yes) as change:
+        of = change.begun
+        skip_record(
+            address,
+            Skip(stage=stage, topic=topic, partition=partition, offset=offset, reason=of.reason, by=of.by, at=of.at),
+        )
 
 
 def _console() -> Console:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import msgspec
 from alembic import command
 from alembic.util import CommandError
 from sqlalchemy import ColumnElement, Connection, case, func, select, tuple_
@@ -19,16 +20,15 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from streams.codecs import decode_json
 from streams.errors import CodecError, ReadModelError
-from streams.records import HORIZONS, QUANTILES, AdsSignal, InventorySignal, Score
+from streams.records import HORIZONS, QUANTILES, AdsSignal, Audit, InventorySignal, Score
 from streams.signals.database import Database
 from streams.signals.migrations import configuration
-from streams.signals.tables import AdsRow, InventoryRow, PositionRow, ScoreRow, Table
+from streams.signals.tables import AdsRow, AuditRow, InventoryRow, PositionRow, ScoreRow, Table
 from streams.stage import Message
 
-NEWER_BY = ("window_end", "revision", "as_of", "log_offset")
 FRESH_MS = 7 * 86_400_000  # queries leave out products whose newest window is that much older than their platform's
 
-NewestRow = ScoreRow | InventoryRow | AdsRow
+NewestRow = ScoreRow | InventoryRow | AdsRow | AuditRow
 Row = TypeVar("Row", ScoreRow, InventoryRow, AdsRow)
 
 
@@ -69,15 +69,15 @@ class ReadModel:
 
     def apply(self, messages: Sequence[Message]) -> int:
         """Take in records of READ_TOPICS and their positions in one transaction; the number of rows that changed."""
-        newest: dict[type[NewestRow], dict[tuple[str, str], dict[str, Any]]] = {
-            kind: {} for kind in (ScoreRow, InventoryRow, AdsRow)
+        newest: dict[type[NewestRow], dict[tuple[str, ...], dict[str, Any]]] = {
+            kind: {} for kind, _ in _READERS.values()
         }
         positions: dict[tuple[str, int], int] = {}
         for message in messages:
             kind, values = _values(message)
             if values:
-                rows, key = newest[kind], (values["platform"], values["product_id"])
-                if key not in rows or _age(values) > _age(rows[key]):
+                rows, key = newest[kind], tuple(values[column.name] for column in kind.__table__.primary_key)
+                if key not in rows or _age(kind, values) > _age(kind, rows[key]):
                     rows[key] = values
             source = (message.topic, message.partition)
             positions[source] = max(positions.get(source, 0), message.offset + 1)
@@ -86,7 +86,7 @@ class ReadModel:
         with self._database.writing() as connection:
             # Ordered by key, so that two writers cannot wait for each other's rows.
             changed = sum(
-                self._upsert(connection, kind, [rows[key] for key in sorted(rows)], NEWER_BY)
+                self._upsert(connection, kind, [rows[key] for key in sorted(rows)], kind.newer_by)
                 for kind, rows in newest.items()
             )
             advanced = [{"topic": t, "partition": p, "offset": n} for (t, p), n in sorted(positions.items())]
@@ -123,6 +123,11 @@ class ReadModel:
         # As a ratio, so that half and double weigh the same; a stop weighs as much as them.
         change = case((factor == 0, 2.0), (factor < 1, 1.0 / func.nullif(factor, 0)), else_=factor)
         return self._list(AdsRow, factor != 1, (change.desc(), factor.desc()), limit, platform)
+
+    def audits(self, limit: int = 50) -> list[AuditRow]:
+        """What commands changed, the newest first."""
+        with self._session() as session:
+            return list(session.scalars(select(AuditRow).order_by(AuditRow.at.desc()).limit(limit)))
 
     def product(self, platform: str, product_id: str) -> ProductView | None:
         """All that is known of one product, or None."""
@@ -241,6 +246,13 @@ def _ads_values(message: Message, value: bytes) -> dict[str, Any]:
     }
 
 
+def _audit_values(message: Message, value: bytes) -> dict[str, Any]:
+    audit = msgspec.structs.asdict(decode_json(value, Audit))
+    del audit["schema_version"]
+    texts = {name: _clean(audit[name]) for name in ("audit_id", "command", "by", "reason")}
+    return audit | texts | {"log_offset": message.offset}
+
+
 def _shared(message: Message, record: Score | InventorySignal | AdsSignal) -> dict[str, Any]:
     return {
         "platform": _clean(record.platform),
@@ -260,8 +272,8 @@ def _clean(text: str) -> str:
     return text.replace("\x00", "\N{REPLACEMENT CHARACTER}")  # which PostgreSQL's text cannot hold
 
 
-def _age(values: dict[str, Any]) -> tuple[int, ...]:
-    return tuple(values[name] for name in NEWER_BY)
+def _age(kind: type[NewestRow], values: dict[str, Any]) -> tuple[int, ...]:
+    return tuple(values[name] for name in kind.newer_by)
 
 
 def _horizon(days: int) -> int:
@@ -278,5 +290,6 @@ _READERS: dict[str, tuple[type[NewestRow], Callable[[Message, bytes], dict[str, 
     "trend.scores": (ScoreRow, _score_values),
     "signals.inventory": (InventoryRow, _inventory_values),
     "signals.ads": (AdsRow, _ads_values),
+    "trend.audit": (AuditRow, _audit_values),
 }
 READ_TOPICS = tuple(_READERS)

@@ -5,8 +5,12 @@ Instants are epoch ms. `log_offset` is the record's offset in its topic: it brea
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from sqlalchemy import JSON, BigInteger, Double, Index, Integer, Text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from streams.records import Facts
 
 
 class Table(DeclarativeBase):
@@ -16,11 +20,14 @@ class Table(DeclarativeBase):
         str: Text,
         list[str]: JSON,
         dict[str, float]: JSON,
+        Facts: JSON,
     }
 
 
 class Newest:
-    """Columns that all newest-wins tables share; newer is greater (window_end, revision, as_of, log_offset)."""
+    """Columns that the tables of products share."""
+
+    newer_by: ClassVar = ("window_end", "revision", "as_of", "log_offset")  # greater is newer
 
     platform: Mapped[str] = mapped_column(primary_key=True)
     product_id: Mapped[str] = mapped_column(primary_key=True)
@@ -109,6 +116,25 @@ class AdsRow(Newest, Table):
     trend: Mapped[float]
     confidence: Mapped[float]
     reason: Mapped[str]
+
+
+class AuditRow(Table):
+    """trend.audit: each changing command once, as its newest record tells it."""
+
+    __tablename__ = "audit"
+
+    newer_by: ClassVar = ("ended_at", "log_offset")
+
+    audit_id: Mapped[str] = mapped_column(primary_key=True)
+    command: Mapped[str]
+    by: Mapped[str]
+    at: Mapped[int]
+    reason: Mapped[str]
+    plan: Mapped[Facts]
+    outcome: Mapped[str]
+    result: Mapped[Facts]
+    ended_at: Mapped[int]
+    log_offset: Mapped[int]
 
 
 class PositionRow(Table):

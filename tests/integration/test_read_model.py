@@ -21,7 +21,7 @@ from sqlalchemy import Connection, create_engine, inspect, text
 
 from streams.codecs import encode_json
 from streams.errors import CodecError, ReadModelError
-from streams.records import HORIZONS, AdsSignal, Horizon, InventorySignal, Score
+from streams.records import HORIZONS, AdsSignal, Audit, Horizon, InventorySignal, Score
 from streams.signals.migrations import VERSION_TABLE, configuration
 from streams.signals.read_model import READ_TOPICS, ReadModel
 from streams.signals.tables import Table
@@ -135,6 +135,21 @@ def ads(product: str = "a", offset: int = 0, platform: str = "shop", **changes: 
         head="net-h1",
     )
     return stored("signals.ads", offset, msgspec.structs.replace(record, **changes))
+
+
+def audit(product: str = "a", offset: int = 0, **changes: Any) -> Message:
+    record = Audit(
+        audit_id=f"1/dlq-redrive/{product}",
+        command="dlq redrive",
+        by="me@here",
+        at=1,
+        reason="mended",
+        plan={"letters": 3},
+        outcome="done",
+        result={},
+        ended_at=changes.pop("as_of", 2),
+    )
+    return stored("trend.audit", offset, record)
 
 
 def stored(topic: str, offset: int, record: msgspec.Struct) -> Message:
@@ -317,7 +332,7 @@ def test_several_writers_leave_what_one_would_have_left(model: ReadModel, url: s
     messages = [
         make(f"p{i % 40}", offset=i, as_of=END + (i * 7919) % 100)
         for i in range(300)
-        for make in (score, inventory, ads)
+        for make in (score, inventory, ads, audit)
     ]
     failures: list[BaseException] = []
 
