@@ -85,6 +85,19 @@ def _network(folder: Path) -> None:
     save_bundle(Bundle(bundle.network, bundle.dispersion, bundle.hour_profile, ("beleza_saude",)), folder)
 
 
+def _leave_aborted(bootstrap: str) -> None:
+    """An aborted transaction under each stage: whoever took a record of it could not go on, or would count it."""
+    to = kafka.producer(bootstrap, "aborted")
+    to.init_transactions(30)
+    to.begin_transaction()
+    counts = kafka.partition_counts(bootstrap)
+    for topic in ("orders", "reviews", "trend.reviews", "trend.images", "model.heads", *READS.values()):
+        for partition in range(counts[topic]):
+            kafka.send(to, topic, partition, b"aborted")
+    assert to.flush(30) == 0
+    to.abort_transaction(30)
+
+
 def _disturb(workers: Workers, events: Iterator[PlatformEvent]) -> Iterator[PlatformEvent]:
     """Hand the events on, and kill a worker after each quarter of them."""
     listed = list(events)
@@ -106,6 +119,7 @@ def finished(
     _network(folder / "models")
     with LocalKafka(folder / "kafka", jars=JARS) as broker:
         create_topics(broker.bootstrap, PARTITIONS)
+        _leave_aborted(broker.bootstrap)
         platforms = {"olist": {"timezone": OLIST.timezone, "currency": OLIST.currency}}
         options = {
             "TRENDSTREAM_PARTITIONS": str(PARTITIONS),

@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from streams.runner import Runner
 from streams.topics import DAY_MS as DAY
+from tests.schedules import stand_ins
 from tests.schedules.__main__ import report
 from tests.schedules.broker import START_MS
+from tests.schedules.checks import check
 from tests.schedules.faults import FAULTS
 from tests.schedules.running import explore, failure, shrink
-from tests.schedules.schedule import Schedule, make
+from tests.schedules.schedule import SLOTS, Schedule, make
+from tests.schedules.simulation import SPECS, Simulation
 
 COUNT = 1_000  # `make schedules` runs ten thousand
 ROOT = Path(__file__).resolve().parents[2]
@@ -55,6 +59,35 @@ FOUND = {
 def test_a_fault_that_was_mended_is_back(fault: str) -> None:
     events = [("orders", 0, json.dumps(_ORDER))]
     assert failure(Schedule(0, "chain", events, FOUND[fault])) is None
+
+
+class Looking(Simulation):
+    """Notes how far each partition of trend.windows is committed, and who is in the group that reads it."""
+
+    def __init__(self, schedule: Schedule) -> None:
+        patient = {**SPECS, "inference": lambda: replace(stand_ins.inference_spec(), ready_timeout_ms=60_000)}
+        super().__init__(schedule, make=patient)
+        self.seen: list[tuple[int, int, int]] = []
+
+    def _look(self) -> None:
+        ahead, behind = (self.cluster.offsets[("trendstream.inference", "trend.windows", p)] for p in (0, 1))
+        self.seen.append((ahead, behind, len(self.cluster.groups["trendstream.inference"].members)))
+
+
+def test_a_worker_that_waits_for_a_head_held_up_by_another_leaves_its_group_or_goes_on_without() -> None:
+    """Heads are made from what both partitions give. While the worker of one stands still the other takes what it may,
+    commits that, and waits; when the first goes on, both end."""
+    first, second = (SLOTS.index(("inference", number)) for number in (0, 1))
+    both = [["run", slot, 2, 7] for slot in (first, second)] * 4
+    flow = [["flow", 2, salt] for salt in range(12)]
+    steps = [["send", 8], ["flow", 3, 1], *both, ["flow", 3, 2], ["send", 100]]
+    steps += [["freeze", second, "poll", 1, [["look"], *flow, ["look"], *flow, ["look"]]], ["run", second, 2, 3]]
+    simulation = Looking(Schedule(0, "chain", [("orders", n % 2, f"o{n}") for n in range(60)], steps))
+    simulation.run()
+    check(simulation)
+    (start, held, _), waiting, still = simulation.seen
+    assert waiting == still == (waiting[0], held, 2)
+    assert start < waiting[0] < simulation.cluster.log["trend.windows", 0].stable() / 2
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)

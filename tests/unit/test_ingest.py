@@ -670,6 +670,19 @@ def test_one_wrong_date_does_not_make_the_rest_too_late() -> None:
     assert task.watermark == T + 9 - CONFIG.out_of_order_ms
 
 
+def test_time_that_runs_backwards_in_a_source_moves_its_watermark_or_is_refused_too_early() -> None:
+    oldest = T - CONFIG.out_of_order_ms - CONFIG.ring_ms  # the first instant that windows still reach
+    times = [T, *(T - i * DAY for i in range(60)), oldest, oldest - 1]
+    for size in (1, len(times)):
+        task = stage("orders")
+        events = messages("orders", [order(str(i), ordered_at=at) for i, at in enumerate(times)])
+        outputs = [o for i in range(0, len(events), size) for o in task.fold(events[i : i + size])]
+        assert [row["at"] for row in flat(outputs)] == [at for at in times if at >= oldest]
+        refused = {int(letter.source.offset): letter.reason for letter in letters(outputs)}
+        assert refused == {i: "too-late" for i, at in enumerate(times) if at < oldest}
+        assert (task.newest, task.watermark) == (T, T - CONFIG.out_of_order_ms)
+
+
 def test_a_dead_letter_does_not_move_the_watermark() -> None:
     task = stage("orders")
     task.fold(messages("orders", [order(str(i)) for i in range(3)]))

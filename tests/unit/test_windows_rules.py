@@ -125,6 +125,52 @@ def test_a_window_names_another_record_than_the_last_that_came_late() -> None:
     assert {w["late"] for w in closes(waiting)} == {0}  # history was in no window before
 
 
+@pytest.mark.parametrize("zone", ["shop", "rome"])
+def test_an_event_on_an_edge_falls_on_the_wrong_side(zone: str) -> None:
+    """Of a day, of the ring (56 days before the open one) and of an hour; `rome` has a clock change within the ring."""
+    product, calendar = f"{zone}:a", CONFIG.platforms[zone].calendar
+    today = int(calendar.day(T)) + 1
+    start, end = calendar.start(today), calendar.start(today + 1)
+    first = calendar.start(today - DAYS)  # of the ring while `today` is open
+    log = Log().events(order(product, start)).watermark(start)
+    log.events(order(product, end - 1, 2), order(product, end, 3), order(product, start - 1, 40))
+    log.events(order(product, first, 500), order(product, first - 1, 6_000)).watermark(end).watermark(end + DAY)
+    stage, outputs = run(log, CONFIG)
+    closed, after = (w for w in rows_of(outputs, "windows") if w["product"] == product and w["end"] in (end, end + DAY))
+    assert grid(closed)[UNITS].tolist() == [*[0] * (DAYS - 2), 40, 1 + 2], "the ring has moved on by a day"
+    assert grid(closed, "hour")[UNITS, [-1, -24, -25]].tolist() == [2, 1, 40]
+    assert grid(after)[UNITS, -3:].tolist() == [40, 3, 3]
+    assert (stage.counters()["late"], stage.counters()["beyond_ring"]) == (2, 1)
+
+
+def test_a_late_storm_changes_what_was_said_or_keeps_others_waiting() -> None:
+    """A source that was away for three days sends all of them at once."""
+    config = WindowConfig(SHOP.platforms, live_interval_ms=100, live_rows=50)
+    products = [f"shop:{i}" for i in range(400)]
+    log = Log(step_ms=10).watermark(T)
+    for day in range(4):
+        log.events(*(order(p, T + day * DAY + 1) for p in products)).watermark(T + (day + 1) * DAY)
+    before = run(log, config)[1]
+    for day in range(3):
+        for start in range(0, 400, 40):
+            log.events(*(order(p, T + day * DAY + 2, 10) for p in products[start : start + 40] * 2))
+    for _ in range(100):
+        log.watermark(T + 4 * DAY)
+    log.watermark(T + 5 * DAY)
+    stage, outputs = run(log, config)
+    assert outputs[: len(before)] == before, "what was published stays"
+    last = [w for w in rows_of(outputs, "windows") if w["kind"] == WindowKind.CLOSE and w["end"] == T + 5 * DAY]
+    assert [(w["product"], w["late"]) for w in last] == [(p, 6) for p in products]
+    assert {tuple(grid(w)[UNITS, -5:].tolist()) for w in last} == {(21, 21, 21, 1, 0)}
+    live = [w for w in rows_of(outputs[len(before) :], "windows") if w["kind"] == WindowKind.LIVE]
+    offsets = [w["offset"] for w in live]
+    assert max(offsets.count(offset) for offset in set(offsets)) <= 50
+    assert {w["product"] for w in live} == set(products)
+    assert stage.counters()["live_held"] > 0
+    used = {w["delay"]: w["units"] for w in rows_of(outputs, "outcomes") if w["end"] == T + DAY}
+    assert used == {0: 1}, "an outcome that was given stays; the week's is not due"
+
+
 def test_a_cancellation_is_not_taken_off_while_it_can_be() -> None:
     log = Log().watermark(T).events(order(A, T + HOUR, 5), order(A, T + 2 * HOUR, 3))
     log.events(cancelled(A, T + 3 * HOUR, T + HOUR, 5)).watermark(T + DAY)
