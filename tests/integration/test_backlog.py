@@ -69,6 +69,7 @@ def test_a_backlog_loses_days_or_units_where_time_is_hard(fresh_kafka: TestBroke
             sold["shop:p1", _local(day, 60)[1]] += 4
         if day == 0:  # a platform that falls silent after its first order
             kafka.send(to, "orders", 0, _order(900_002, "mall", "2024-01-01T12:00:00Z", 2))
+        to.flush(30)  # so that what is aborted lies in the log, before its marker
         (to.abort_transaction if day % 10 == 9 else to.commit_transaction)()
     to.begin_transaction()
     for day in range(BACKLOG + AHEAD):  # one source is days ahead of the other
