@@ -89,6 +89,11 @@ class Settings(BaseSettings):
     )
     snapshot_interval_s: int = Field(30, ge=1, description="between two snapshots of a task")
 
+    metrics_port: int = Field(
+        0, ge=0, le=65_000, description="first of the ports for Prometheus: + 10 a slot, + 1 a stage; 0: no metrics"
+    )
+    metrics_host: str = Field(LOOPBACK, description="where metrics are served; 0.0.0.0 in a container")
+
     kafka_jars: Path = Field(JARS, description="jars of the local broker")
     kafka_folder: Path = Field(FOLDER, description="settings and data of the local broker")
     kafka_port: int = Field(PORT, ge=0, le=65535, description="of the local broker; 0: a free one")

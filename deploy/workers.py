@@ -15,6 +15,7 @@ from deploy.lifecycle import Stopper, run_beside
 from deploy.settings import Settings, cautions
 from streams import kafka
 from streams.memory import usual_limit_mib
+from streams.observing import Observer, Several, Silent
 from streams.runner import Runner, RunnerConfig
 from streams.stage import StageSpec, TaskKey
 
@@ -22,8 +23,8 @@ _LOG = structlog.get_logger()
 _PATIENCE_S = 8.0  # once the worker was asked to end
 
 
-class LoggedRunner:
-    """An observer that writes what a runner does to the log; commits are summed up every ten seconds."""
+class LoggedRunner(Silent):
+    """Writes what a runner does to the log; commits are summed up every ten seconds."""
 
     def __init__(self, every_s: float = 10.0) -> None:
         self._every = every_s
@@ -62,6 +63,17 @@ class LoggedRunner:
         _LOG.warning(message, stage=stage)
 
 
+def observer(settings: Settings, stage: str) -> Observer:
+    """What listens to a worker: its log, and Prometheus where the settings name a port."""
+    if not settings.metrics_port:
+        return LoggedRunner()
+    from deploy.metrics import MetricsObserver, serve
+
+    metrics = MetricsObserver()
+    serve(metrics, settings, stage)
+    return Several(LoggedRunner(), metrics)
+
+
 def runner_config(settings: Settings, bootstrap: str) -> RunnerConfig:
     return RunnerConfig(
         bootstrap=bootstrap,
@@ -83,7 +95,7 @@ def run_worker(name: str, settings: Settings, bootstrap: str, stop: Stopper) -> 
     for line in cautions(settings):
         _LOG.warning(line)
     spec = _SPECS[name](settings)
-    runner = Runner(spec, runner_config(settings, bootstrap), stop, LoggedRunner())
+    runner = Runner(spec, runner_config(settings, bootstrap), stop, observer(settings, name))
     if name != "signals":
         _run(runner.run, stop)
         return 0
@@ -117,8 +129,8 @@ def run_encoder(kind: str, settings: Settings, bootstrap: str, stop: Stopper) ->
     from featurizers import agents  # brings Faust
 
     config = agents.AgentConfig(bootstrap, settings.partitions)
-    spec = pipeline.encoder_spec(kind, settings)
-    _run(lambda: agents.run_encoder(spec, config, stop, LoggedRunner()), stop)
+    spec, told = pipeline.encoder_spec(kind, settings), observer(settings, kind)
+    _run(lambda: agents.run_encoder(spec, config, stop, told), stop)
     _leave()  # Faust's own threads are no daemons, and may go on for long without a broker
 
 

@@ -34,7 +34,8 @@ from yarl import URL
 from featurizers.errors import EncodingError
 from streams.errors import BrokerError, UnreachableError
 from streams.kafka import MAX_RECORD_BYTES, partition_counts, wait_for_broker
-from streams.runner import Observer, Silent
+from streams.observing import Observer, Silent
+from streams.records import Progress
 from streams.stage import Message, Output, Stage, StageSpec
 
 _ENVELOPE = 64 * 1024  # a record's batch is a little larger than its value
@@ -202,7 +203,18 @@ class EncoderApp(faust.App):  # type: ignore[misc]
             if mine[-1].message.generation_id == self.consumer_generation_id:
                 for event in mine:
                     self.consumer.finish(event)
-            self._observer.committed(self._spec.name, len(mine), len(outputs), time.monotonic() - began)
+            self._tell(task, mine[-1].message, len(mine), len(outputs), time.monotonic() - began)
+
+    def _tell(self, task: tuple[str, int], newest: Any, records: int, outputs: int, seconds: float) -> None:
+        name, counters = self._spec.name, self._stages[task].counters()
+        position = newest.offset + 1
+        self._observer.committed(name, records, outputs, seconds)
+        self._observer.progressed(
+            Progress(stage=name, topic=task[0], partition=task[1], offset=position, counters=counters),
+            time.time() - newest.timestamp,
+        )
+        if newest.tp in self.consumer.assignment():
+            self._observer.lagging(name, task, max((self.consumer.highwater(newest.tp) or 0) - position, 0))
 
     async def _deliver(self, output: Output) -> None:
         try:

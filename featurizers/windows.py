@@ -38,7 +38,7 @@ from streams.records import (
     WindowKind,
     split_product,
 )
-from streams.stage import Message, Output, TaskKey
+from streams.stage import Fact, Message, Output, TaskKey
 from streams.watermarks import CombinedWatermark
 
 TOPIC = "trend.windows"
@@ -267,6 +267,10 @@ class WindowStage:
         parked = sum(fold.events.rows + fold.vectors.rows for fold in self._folds)
         products = sum(fold.products.table.rows for fold in self._folds)
         return {**{name: self._counters[name] for name in COUNTERS}, "parked": parked, "products": products}
+
+    def report(self) -> dict[str, Fact]:
+        """Its watermark, and the source that holds it back."""
+        return {**self._watermark.report()}
 
     def freeze(self) -> dict[str, Callable[[], bytes]]:
         """`state`: scalars as JSON; `names`, `platform-<i>/…`: arrays as Arrow streams."""

@@ -34,7 +34,7 @@ from streams.records import (
     ArrowRecord,
     WindowKind,
 )
-from streams.stage import Message, Output, TaskKey
+from streams.stage import Fact, Message, Output, TaskKey
 
 MATURED_TOPIC, MATURED_PARTITION = "trend.matured", 0
 COUNTERS = ("predictions", "live", "outcomes", "matured", "orphans", "incomplete", "closes")
@@ -104,6 +104,7 @@ class LabelStage:
         self._config = config or LabelConfig()
         self._kept: dict[int, _Kept] = {}  # by window end
         self._counts = dict.fromkeys(COUNTERS, 0)
+        self._passed = 0  # newest boundary since the start
 
     def fold(self, messages: Sequence[Message]) -> list[Output]:
         outputs: list[Output] = []
@@ -117,6 +118,7 @@ class LabelStage:
                 outputs.extend(self._label(rows))
             elif rows.record.name == CLOSES.name:
                 self._counts["closes"] += len(rows)
+                self._passed = max(self._passed, int(rows["end"].max()))
                 self._drop(before=int(rows["end"].max()) - KEEP)
                 outputs.append(Output(MATURED_TOPIC, MATURED_PARTITION, message.value, message.key))
         return outputs
@@ -146,6 +148,10 @@ class LabelStage:
 
     def counters(self) -> dict[str, int]:
         return dict(self._counts)
+
+    def report(self) -> dict[str, Fact]:
+        """The newest boundary, and how many window ends wait for outcomes."""
+        return {"event_time": self._passed, "waiting": len(self._kept)} if self._passed else {}
 
     def _keep(self, rows: Rows) -> None:
         close = np.flatnonzero(rows["kind"] == WindowKind.CLOSE)

@@ -41,7 +41,7 @@ from streams.records import (
     split_product,
     window_id,
 )
-from streams.stage import Message, Output, TaskKey
+from streams.stage import Fact, Message, Output, TaskKey
 
 PREDICTIONS_TOPIC, SCORES_TOPIC = "trend.predictions", "trend.scores"
 COUNTERS = ("windows", "live", "scores", "head_late", "outcomes")
@@ -109,6 +109,7 @@ class InferenceStage:
     _frozen: Head = field(init=False)
     _counters: dict[str, int] = field(init=False)
     _decoded: tuple[int, Rows] | None = None  # the record that `ready` has looked into, for `fold`
+    _event_time: int = 0  # newest that a window has seen; 0 before the first
 
     def __post_init__(self) -> None:
         self._frozen = frozen_head(self.bundle.version, self.bundle.dispersion, self.bundle.categories)
@@ -151,6 +152,16 @@ class InferenceStage:
 
     def counters(self) -> dict[str, int]:
         return dict(self._counters)
+
+    def report(self) -> dict[str, Fact]:
+        """The network, and the head that a live window gets now."""
+        head = self.heads.newest() or self._frozen
+        return {
+            "model": self.bundle.version,
+            "head": head.version,
+            "head_epoch": head.epoch,
+            **({"event_time": self._event_time} if self._event_time else {}),
+        }
 
     def _rows(self, message: Message) -> Rows:
         if self._decoded is None or self._decoded[0] != message.offset:
@@ -196,6 +207,7 @@ class InferenceStage:
         n = len(rows)
         if n == 0:
             return []
+        self._event_time = max(self._event_time, int(rows["as_of"].max()))
         reading = read(self.bundle.network, extract(rows), rows["baseline"], self.config.batch_rows)
         choices = self._choose(message, rows)
         head, frozen = _Forecasts.of(n), _Forecasts.of(n)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from operator import lt
-from typing import Any, Protocol
+from typing import Any
 
 from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, Producer, TopicPartition
 
@@ -22,10 +22,11 @@ from streams import kafka
 from streams.codecs import decode_json, encode_json
 from streams.errors import BrokerError, MemoryLimitError, PoisonError, SnapshotError, StreamsError, UnreachableError
 from streams.memory import resident_mib
+from streams.observing import Observer, Silent
 from streams.records import Progress, Skip, SnapshotManifest
 from streams.snapshots import TOPIC as SNAPSHOTS
 from streams.snapshots import SnapshotReader, Upload, drop, ladder, snapshot_partition
-from streams.stage import Clock, Message, Output, Stage, StageSpec, TaskKey, TaskStatus, frozen
+from streams.stage import Clock, Message, Output, Stage, StageSpec, TaskKey, TaskStatus, frozen, reported
 from streams.topics import PLATFORM_TOPICS, TOPICS
 
 PROGRESS = "trend.progress"
@@ -47,37 +48,6 @@ class RunnerConfig:
     memory_limit_mib: int = 0  # beyond which the process ends; 0: none
 
 
-class Observer(Protocol):
-    """What a runner tells about its work; the default tells nobody."""
-
-    def assigned(self, stage: str, tasks: Sequence[TaskKey]) -> None: ...
-
-    def restored(self, stage: str, task: TaskKey, snapshot: int, offset: int, seconds: float) -> None: ...
-
-    def committed(self, stage: str, records: int, outputs: int, seconds: float) -> None: ...
-
-    def aborted(self, stage: str, reason: str) -> None: ...
-
-    def warned(self, stage: str, message: str) -> None: ...
-
-
-class Silent:
-    def assigned(self, stage: str, tasks: Sequence[TaskKey]) -> None:
-        return None
-
-    def restored(self, stage: str, task: TaskKey, snapshot: int, offset: int, seconds: float) -> None:
-        return None
-
-    def committed(self, stage: str, records: int, outputs: int, seconds: float) -> None:
-        return None
-
-    def aborted(self, stage: str, reason: str) -> None:
-        return None
-
-    def warned(self, stage: str, message: str) -> None:
-        return None
-
-
 @dataclass
 class _Task:
     """One owned input partition."""
@@ -85,12 +55,14 @@ class _Task:
     stage: Stage
     position: int  # next input offset that the state does not hold
     last_input_at: int
+    newest_at: int = 0  # record time of the newest record folded
     caught_up: bool = False
     dirty: bool = False  # folded since the last commit
     waiting: deque[Message] = field(default_factory=deque)  # held back until `ready`
     waiting_since: float = 0.0
     manifests: list[SnapshotManifest] = field(default_factory=list)
-    snapshot_offset: int = -1  # input offset of the newest snapshot
+    snapshot_offset: int = -1  # input offset of the newest snapshot …
+    snapshot_at: int = 0  # … and when it was taken
     snapshot_due: float = 0.0  # monotonic seconds
     upload: Upload | None = None  # a snapshot on its way
 
@@ -215,11 +187,17 @@ class Runner:
         return cause.code() in _UNREACHED or ((passing or self._in_transaction) and self._has_patience())
 
     def _measure(self) -> None:
-        """Refuse to grow beyond the limit. What is not committed yet is folded again by whoever comes next."""
-        limit = self._config.memory_limit_mib
-        if not limit or time.monotonic() - self._last_measured < _MEASURED_EACH_S:
+        """Tell how much is left to read, and refuse to grow beyond the limit. What is not committed yet is folded again
+        by whoever comes next."""
+        if time.monotonic() - self._last_measured < _MEASURED_EACH_S:
             return
         self._last_measured = time.monotonic()
+        for key, task in self._tasks.items():
+            end = self._consumer.get_watermark_offsets(TopicPartition(*key), cached=True)[1]
+            self._observer.lagging(self._spec.name, key, 0 if task.caught_up else max(end - task.position, 0))
+        limit = self._config.memory_limit_mib
+        if not limit:
+            return
         taken = resident_mib()
         if taken > limit:
             held = {f"{topic}/{p}": task.stage.counters() for (topic, p), task in self._tasks.items()}
@@ -379,6 +357,7 @@ class Runner:
         with self._at(messages):
             outputs = task.stage.fold(self._without_skips(messages))
         task.position = messages[-1].offset + 1
+        task.newest_at = messages[-1].timestamp
         task.dirty = True
         self._records += len(messages)
         self._publish(outputs)
@@ -463,8 +442,9 @@ class Runner:
             self._publish([snapshot.manifest])
         # 4. The progress of each task that moved.
         moved = [(key, task) for key, task in self._tasks.items() if task.dirty]
-        for key, task in moved:
-            self._publish([self._progress(key, task)])
+        told = [(key, task, self._progress(key, task)) for key, task in moved]
+        for key, _, progress in told:
+            self._publish([Output(PROGRESS, 0, encode_json(progress), _progress_key(self._spec.name, key))])
         # 5. The consumed offsets.
         if moved:
             positions = [TopicPartition(*key, task.position) for key, task in moved]
@@ -478,24 +458,30 @@ class Runner:
             task.dirty = False
         for task, snapshot in taken:
             task.manifests.append(snapshot.described)
-            task.snapshot_offset = snapshot.described.offset
+            task.snapshot_offset, task.snapshot_at = snapshot.described.offset, snapshot.described.taken_at
             self._thin(task)
         # From the end: where a commit takes longer than the interval, there would be one after every record.
         self._last_commit = time.monotonic()
         self._observer.committed(self._spec.name, self._records, self._outputs, self._last_commit - started)
         self._records = self._outputs = 0
+        now = time.time()
+        for _, task, progress in told:
+            self._observer.progressed(progress, now - task.newest_at / 1000)
 
-    def _progress(self, key: TaskKey, task: _Task) -> Output:
+    def _progress(self, key: TaskKey, task: _Task) -> Progress:
         state = {} if self._spec.stateful else task.stage.snapshot()
-        progress = Progress(
+        return Progress(
             stage=self._spec.name,
             topic=key[0],
             partition=key[1],
             offset=task.position,
             counters=task.stage.counters(),
             state=state,
+            report=reported(task.stage),
+            slot=self._config.slot,
+            snapshot_offset=task.snapshot_offset,
+            snapshot_at=task.snapshot_at,
         )
-        return Output(PROGRESS, 0, encode_json(progress), _progress_key(self._spec.name, key))
 
     def _snapshot_chunks(self) -> list[tuple[_Task, Upload]]:
         """Send a slice of what is on its way; the snapshots whose last chunk is out."""
@@ -637,7 +623,8 @@ class Runner:
         task = self._task(stage, committed if committed >= 0 else begin)
         task.manifests = snapshots.manifests(key)
         self._bury(snapshots.strays(key, self._config.partitions))
-        task.snapshot_offset = begin if taken else -1
+        if taken:
+            task.snapshot_offset, task.snapshot_at = taken.offset, taken.taken_at
         task.snapshot_due = time.monotonic() + self._config.snapshot_interval_ms / 1000
         self._observer.restored(self._spec.name, key, begin, task.position, time.monotonic() - started)
         return task

@@ -55,6 +55,22 @@ class Stage(Protocol):
         """Totals since the beginning of the log, part of the state: what was accepted, dropped, emitted."""
 
 
+Fact = int | float | str
+
+
+@runtime_checkable
+class Reports(Protocol):
+    """A stage that tells more of now than totals."""
+
+    def report(self) -> dict[str, Fact]:
+        """`event_time`: how far it has come, UTC ms; and what else its operator asks for: what holds the watermark
+        back, the head in use, the newest error."""
+
+
+def reported(stage: Stage) -> dict[str, Fact]:
+    return stage.report() if isinstance(stage, Reports) else {}
+
+
 Blob = Callable[[], bytes]
 
 

@@ -106,6 +106,19 @@ class CombinedWatermark:
         self._held = max(self._held, now)
         return None if self._held == NO_WATERMARK else self._held
 
+    def report(self) -> dict[str, int | str]:
+        """Where it stands, and the source that holds it back: the least of those that are not idle."""
+        value = self.value()
+        if value is None:
+            waiting = [key for key, (_, mark) in sorted(self._sources.items()) if mark == NO_WATERMARK]
+            return {"held_by": ", ".join(f"{source}/{p}" for source, p in waiting)}
+        active = [(mark, key) for key, (state, mark) in self._sources.items() if state != SourceState.IDLE]
+        holds = "nothing: every source is idle"
+        if active:
+            mark, (source, partition) = min(active)
+            holds = f"{source}/{partition}" + (", which has shown no event time" if mark == NO_WATERMARK else "")
+        return {"event_time": value, "held_by": holds, "idle": len(self._sources) - len(active)}
+
     def dump(self) -> list[list[Any]]:
         """Whole state as plain rows: value and least, then [source, partition, state, watermark] in order."""
         return [[self._held, self._least], *([*key, *self._sources[key]] for key in sorted(self._sources))]

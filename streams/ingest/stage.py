@@ -21,7 +21,7 @@ from streams.ingest.reasons import Reason, RejectedError
 from streams.ingest.seen import SeenIds
 from streams.partitioning import partition_of
 from streams.records import DeadLetter, EventKind, SourcePosition, SourceState
-from streams.stage import Message, Output, TaskKey
+from streams.stage import Fact, Message, Output, TaskKey
 from streams.topics import DAY_MS, PLATFORM_MAX_BYTES, TIME_TOPICS
 from streams.watermarks import SourceWatermark
 
@@ -77,6 +77,10 @@ class IngestStage:
 
     def counters(self) -> dict[str, int]:
         return dict(sorted(self._counts.items()))
+
+    def report(self) -> dict[str, Fact]:
+        """The newest confirmed event time."""
+        return {} if self._mark.newest is None else {"event_time": self._mark.newest}
 
     def snapshot(self) -> dict[str, bytes]:
         digests, times = self._seen.dump()

@@ -14,7 +14,7 @@ from streams.signals.ads import decide_ads
 from streams.signals.config import SignalConfig
 from streams.signals.demand import Bools, Demand, Floats
 from streams.signals.inventory import decide_inventory
-from streams.stage import Message, Output, TaskKey
+from streams.stage import Fact, Message, Output, TaskKey
 
 INVENTORY_TOPIC, ADS_TOPIC = "signals.inventory", "signals.ads"
 COUNTERS = ("rows", "inventory", "ads", "no_level", "unusable")
@@ -31,6 +31,7 @@ class SignalStage:
         self._partition = task[1]
         self._config = config
         self._counts = dict.fromkeys(COUNTERS, 0)
+        self._event_time = 0
 
     def fold(self, messages: Sequence[Message]) -> list[Output]:
         outputs: list[Output] = []
@@ -60,7 +61,12 @@ class SignalStage:
     def counters(self) -> dict[str, int]:
         return dict(self._counts)
 
+    def report(self) -> dict[str, Fact]:
+        """The newest event time that a prediction has seen."""
+        return {"event_time": self._event_time} if self._event_time else {}
+
     def _signals(self, rows: Rows) -> list[Output]:
+        self._event_time = max(self._event_time, int(rows["as_of"].max(initial=0)))
         demand = Demand.of(rows)
         usable = demand.usable & _finite(rows, "trend") & _finite(rows, "probabilities")
         self._counts["rows"] += len(rows)

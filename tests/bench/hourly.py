@@ -19,7 +19,8 @@ import pyarrow as pa
 
 from streams import kafka
 from streams.codecs import encode_batch
-from streams.runner import Runner, RunnerConfig, Silent
+from streams.observing import Silent
+from streams.runner import Runner, RunnerConfig
 from streams.stage import Message, Output, StageSpec, TaskKey
 from tests.bench.job import HOUR_MS, LAG_MS, PARTITIONS, Mark, mark, report
 

@@ -182,7 +182,9 @@ class Consumer:
         ]
 
     @_call
-    def get_watermark_offsets(self, partition: TopicPartition, timeout: float) -> tuple[int, int]:
+    def get_watermark_offsets(
+        self, partition: TopicPartition, timeout: float = 0.0, cached: bool = False
+    ) -> tuple[int, int]:
         return (0, self.process.cluster.log[partition.topic, partition.partition].stable())
 
     def consumer_group_metadata(self) -> tuple[Consumer, int]:
