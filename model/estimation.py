@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -86,15 +87,28 @@ class Labels:
         return Labels(**{name: column[rows] for name, column in vars(self).items()})
 
 
+_STATE = ("theta", "covariance", "conformal", "moments", "shocks", "shocks_at", "dispersion")
+
+
 @dataclass(eq=False)
 class Past:
-    """A head as it was learnt at an epoch; `published` is False where the frozen network was published instead."""
+    """The state as it was learnt at an epoch; `published` is False where another head was published instead."""
 
-    epoch: int
-    theta: Floats  # [delays, features]
-    covariance: Floats  # [delays, features, features]
-    dispersion: Floats  # [horizons, sales classes]
+    epoch: int  # and revision: see `head_key`
+    state: dict[str, npt.NDArray[Any]]  # by the names of _STATE
     published: bool
+
+    @property
+    def theta(self) -> Floats:
+        return self.state["theta"]
+
+    @property
+    def covariance(self) -> Floats:
+        return self.state["covariance"]
+
+    @property
+    def dispersion(self) -> Floats:
+        return self.state["dispersion"]
 
 
 class Estimator:
@@ -129,9 +143,35 @@ class Estimator:
         self.covariance[1:, : self.shared, : self.shared] = self.covariance[0, : self.shared, : self.shared]
 
     def keep(self, epoch: int, published: bool) -> None:
-        """Remember the head of this epoch, and forget those that nothing can ask for any more."""
-        now = Past(epoch, self.theta.copy(), self.covariance.copy(), self.dispersion.copy(), published)
+        """Remember the state of this epoch, and forget those that nothing can ask for any more."""
+        now = Past(epoch, self._state(), published)
         self.past = [p for p in self.past if p.epoch >= epoch - self.config.kept_days * DAY] + [now]
+
+    def go_back(self, epoch: int) -> bool:
+        """Stand where an epoch that is kept has left the state; False where it is not kept.
+
+        What was published since is withdrawn: its forecasts teach no spread, and count as made with this state's level.
+        """
+        found = next((p for p in self.past if p.epoch == epoch), None)
+        if found is None:
+            return False
+        self._take(found.state)
+        for later in self.past:
+            if later.epoch > epoch:
+                later.state, later.published = self._state(), False
+        return True
+
+    def adopt(self, head: Head) -> None:
+        """Go on from a head that was made elsewhere; what is known of spread and shocks stays."""
+        for name in ("theta", "covariance", "dispersion", "conformal"):
+            setattr(self, name, np.array(getattr(head, name), np.float64))
+
+    def _state(self) -> dict[str, npt.NDArray[Any]]:
+        return {name: np.array(getattr(self, name)) for name in _STATE}
+
+    def _take(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
+        for name in _STATE:
+            setattr(self, name, np.array(state[name], order="C"))
 
     def head(self, model: str, categories: list[str], epoch: int, rows: int) -> Head:
         return Head(
@@ -174,28 +214,25 @@ class Estimator:
         """The whole state; `load` is the inverse."""
         past = self.past
         return {
-            "theta": self.theta,
-            "covariance": self.covariance,
-            "conformal": self.conformal,
-            "moments": self.moments,
-            "shocks": self.shocks,
-            "shocks_at": self.shocks_at,
-            "dispersion": self.dispersion,
+            **{name: getattr(self, name) for name in _STATE},
             "past_epoch": np.array([p.epoch for p in past], np.int64),
-            "past_theta": np.array([p.theta for p in past]).reshape(len(past), *self.theta.shape),
-            "past_covariance": np.array([p.covariance for p in past]).reshape(len(past), *self.covariance.shape),
-            "past_dispersion": np.array([p.dispersion for p in past]).reshape(len(past), *self.dispersion.shape),
             "past_published": np.array([p.published for p in past], np.bool_),
+            **{
+                f"past_{name}": np.array([p.state[name] for p in past], getattr(self, name).dtype).reshape(
+                    len(past), *getattr(self, name).shape
+                )
+                for name in _STATE
+            },
         }
 
     def load(self, arrays: Mapping[str, npt.NDArray[np.generic]]) -> None:
-        for name in ("theta", "covariance", "conformal", "moments", "shocks", "shocks_at", "dispersion"):
+        for name in _STATE:
             if arrays[name].shape != getattr(self, name).shape:
                 raise ValueError(f"{name} has shape {arrays[name].shape}, this head {getattr(self, name).shape}")
-            setattr(self, name, np.array(arrays[name], order="C"))
-        columns = [arrays[f"past_{name}"] for name in ("epoch", "theta", "covariance", "dispersion", "published")]
+        self._take(arrays)
         self.past = [
-            Past(int(e), t.copy(), c.copy(), d.copy(), bool(p)) for e, t, c, d, p in zip(*columns, strict=True)
+            Past(int(epoch), {name: arrays[f"past_{name}"][i].copy() for name in _STATE}, bool(published))
+            for i, (epoch, published) in enumerate(zip(arrays["past_epoch"], arrays["past_published"], strict=True))
         ]
 
     def _update(self, b: int, labels: Labels, epoch: int, elapsed: float) -> None:

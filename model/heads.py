@@ -51,9 +51,27 @@ def feature_count(categories: int) -> int:
     return 1 + categories + OWN
 
 
-def head_version(model: str, epoch: int) -> str:
-    """`<model>-e<epoch>`; epoch 0 is the frozen head."""
-    return f"{model}-e{epoch}" if epoch else f"{model}-frozen"
+def head_version(model: str, epoch: int, revision: int = 0) -> str:
+    """`<model>-e<epoch>`, with `.<revision>` for one that was installed by hand; epoch 0 is the frozen head."""
+    if not epoch:
+        return f"{model}-frozen"
+    return f"{model}-e{epoch}.{revision}" if revision else f"{model}-e{epoch}"
+
+
+def head_key(model: str, version: str) -> int | None:
+    """What orders the versions of one network: epoch + revision, 0 for the frozen head; None for another's version.
+
+    Epochs are days apart in ms, so the sum stands for both.
+    """
+    if version == head_version(model, 0):
+        return 0
+    epoch, _, revision = version.removeprefix(f"{model}-e").partition(".")
+    return int(epoch) + int(revision or 0) if epoch.isdecimal() and (revision or "0").isdecimal() else None
+
+
+def is_frozen(head: Head) -> bool:
+    """Whether it says what the network says, at whatever epoch it was published."""
+    return not np.any(head.theta) and not np.any(head.covariance)
 
 
 def identity_map() -> Floats:
@@ -197,13 +215,17 @@ class HeadStore:
 
     model: str
     since: int = 0  # the frozen head's are all epochs before: no learner ran that could have made others
-    _heads: dict[int, Head] = field(default_factory=dict)  # by epoch, ascending
+    _heads: dict[int, Head] = field(default_factory=dict)  # by epoch, ascending; of each the highest revision
+    _versions: dict[str, Head] = field(default_factory=dict)
 
     def put(self, message: Message) -> None:
         if message.value is None:
             return
         head = decode_json(message.value, Head)
         if head.model != self.model:
+            return
+        self._versions[head.version] = head
+        if head.epoch in self._heads and self._heads[head.epoch].revision > head.revision:
             return
         late = bool(self._heads) and head.epoch < next(reversed(self._heads))
         self._heads[head.epoch] = head
@@ -222,4 +244,4 @@ class HeadStore:
         return epoch < self.since or (bool(self._heads) and next(reversed(self._heads)) >= epoch)
 
     def get(self, version: str) -> Head | None:
-        return next((head for head in reversed(self._heads.values()) if head.version == version), None)
+        return self._versions.get(version)

@@ -22,15 +22,26 @@ from model.champion import Contest, compare, log_loss
 from model.drift import DriftConfig, DriftWatch
 from model.errors import ModelError
 from model.estimation import FORGOTTEN, EstimationConfig, Estimator, Labels
-from model.heads import Floats, Ints, category_codes, frozen_head, head_version
+from model.heads import Floats, Ints, category_codes, frozen_head, head_key, head_version, is_frozen
 from streams.calendars import DAY
-from streams.codecs import Rows, decode, encode_batch, encode_json
+from streams.codecs import Rows, decode, decode_json, encode_batch, encode_json
 from streams.errors import SnapshotError
-from streams.records import CLOSES, HORIZONS, MATURED, Head, ModelEvent
-from streams.stage import Message, Output, TaskKey
+from streams.records import CLOSES, HORIZONS, INSTALLS, MATURED, Head, ModelEvent
+from streams.stage import Fact, Message, Output, TaskKey
 
 HEADS_TOPIC, EVENTS_TOPIC, PARTITION = "model.heads", "model.events", 0
-COUNTERS = ("rows", "learned", "censored", "other_model", "late", "forgotten", "epochs", "drifts", "rollbacks")
+COUNTERS = (
+    "rows",
+    "learned",
+    "censored",
+    "other_model",
+    "late",
+    "forgotten",
+    "epochs",
+    "drifts",
+    "rollbacks",
+    "installs",
+)
 EVERYTHING = "all"  # subject of what concerns all categories
 UNREADABLE = -1  # epoch of a head whose version is not one of ours
 
@@ -51,6 +62,7 @@ class _Progress(msgspec.Struct, kw_only=True):
     passed: dict[str, dict[int, int]] = {}  # newest close by platform and partition
     boundaries: list[int] = []  # closes that were seen and are no epochs yet
     epoch: int = 0  # newest; 0 before the first
+    revision: int = 0  # heads that were installed by hand since
     counts: dict[str, int]
     contest: Contest
     drift: DriftWatch
@@ -66,6 +78,7 @@ class LearnerStage:
         self._estimator = self._fresh()
         self._progress = _Progress(counts=dict.fromkeys(COUNTERS, 0), contest=Contest(), drift=DriftWatch())
         self._pending: dict[int, list[pa.RecordBatch]] = {}  # MATURED by boundary, in order of arrival
+        self._shown: dict[str, Fact] = {}  # evidence of the newest epoch since the start
 
     def fold(self, messages: Sequence[Message]) -> list[Output]:
         outputs: list[Output] = []
@@ -79,6 +92,9 @@ class LearnerStage:
                 self._pass(rows)
                 while (epoch := self._complete()) is not None:
                     outputs.extend(self._close(epoch))
+            elif rows.record.name == INSTALLS.name:
+                for blob, audit in zip(rows["head"].tolist(), rows["audit"].tolist(), strict=True):
+                    outputs.extend(self._install(decode_json(blob, Head), audit))
         return outputs
 
     def ready(self, message: Message) -> bool:
@@ -115,6 +131,12 @@ class LearnerStage:
 
     def counters(self) -> dict[str, int]:
         return dict(self._progress.counts)
+
+    def report(self) -> dict[str, Fact]:
+        """The newest epoch, who is champion, and what the newest epoch with outcomes showed."""
+        p = self._progress
+        epoch: dict[str, Fact] = {"event_time": p.epoch, "epoch": p.epoch} if p.epoch else {}
+        return {**epoch, "model": self._config.model, "champion": p.contest.champion, **self._shown}
 
     def _fresh(self) -> Estimator:
         c = self._config
@@ -163,7 +185,7 @@ class LearnerStage:
         taken = [self._pending.pop(at) for at in sorted(self._pending) if at <= epoch]
         batches = sorted((b for of_boundary in taken for b in of_boundary), key=_partition)  # stable: arrival is kept
         labels = self._labels([Rows(MATURED, batch) for batch in batches])
-        p.boundaries, p.epoch = p.boundaries[1:], epoch
+        p.boundaries, p.epoch, p.revision = p.boundaries[1:], epoch, 0
         p.counts["epochs"] += 1
         p.counts["learned"] += len(labels)
         events: list[ModelEvent] = []
@@ -172,7 +194,8 @@ class LearnerStage:
             gains = compare(labels, mean)
             against = p.contest.evidence
             decision = p.contest.weigh(gains, epoch, elapsed)
-            events.append(self._event("epoch", EVERYTHING, self._evidence(labels, mean)))
+            self._shown = self._evidence(labels, mean)
+            events.append(self._event("epoch", EVERYTHING, self._shown))
             if decision is not None:
                 p.counts["rollbacks"] += decision == "rollback"
                 evidence: dict[str, float | int | str] = {"wealth_before": against, "veto": p.contest.veto}
@@ -183,8 +206,34 @@ class LearnerStage:
         self._estimator.keep(epoch, p.contest.champion == "head")
         head = self._head(epoch, len(labels))
         outputs = [Output(HEADS_TOPIC, PARTITION, encode_json(head), head.version.encode())]
-        outputs.extend(Output(EVENTS_TOPIC, PARTITION, encode_json(e), e.subject.encode()) for e in events)
+        outputs.extend(map(self._told, events))
         return outputs
+
+    def _install(self, head: Head, audit: str) -> list[Output]:
+        """Publish this head at the newest epoch once more, and go on from it: from the state that made it where that is
+        kept. One of another network or form, or one that comes before the first epoch, is refused."""
+        p, key = self._progress, head_key(self._config.model, head.version)
+        fits = np.shape(head.theta) == self._estimator.theta.shape and tuple(head.categories) == self._config.categories
+        kind = "rollback" if key is not None and key <= p.epoch else "promotion"
+        evidence: dict[str, float | int | str] = {"by": "hand", "version": head.version, "audit": audit}
+        if head.model != self._config.model or not fits or not p.epoch:
+            return [self._told(self._event("refused", EVERYTHING, evidence))]
+        frozen = is_frozen(head)
+        if not self._estimator.go_back(key or 0) and not frozen:
+            self._estimator.adopt(head)
+        p.revision += 1
+        p.counts["installs"] += 1
+        p.contest = Contest(champion="frozen" if frozen else "head")
+        self._estimator.keep(p.epoch + p.revision, not frozen)
+        version = head_version(head.model, p.epoch, p.revision)
+        new = msgspec.structs.replace(head, version=version, epoch=p.epoch, revision=p.revision)
+        return [
+            Output(HEADS_TOPIC, PARTITION, encode_json(new), version.encode()),
+            self._told(self._event(kind, EVERYTHING, evidence | {"published": version})),
+        ]
+
+    def _told(self, event: ModelEvent) -> Output:
+        return Output(EVENTS_TOPIC, PARTITION, encode_json(event), event.subject.encode())
 
     def _head(self, epoch: int, rows: int) -> Head:
         c = self._config
@@ -226,17 +275,15 @@ class LearnerStage:
         }
 
     def _epoch_of(self, version: str) -> int:
-        if version == head_version(self._config.model, 0):
-            return 0
-        number = version.removeprefix(f"{self._config.model}-e")
-        return int(number) if number.isdecimal() else UNREADABLE
+        key = head_key(self._config.model, version)
+        return UNREADABLE if key is None else key
 
     # ----------------------------------------------------------------------------------------------------------------
     # What it tells.
 
     def _event(self, kind: str, subject: str, evidence: dict[str, float | int | str]) -> ModelEvent:
-        epoch = self._progress.epoch
-        event_id = f"{self._config.model}/{epoch}/{kind}/{subject}"
+        epoch, revision = self._progress.epoch, self._progress.revision
+        event_id = f"{self._config.model}/{epoch}{f'.{revision}' if revision else ''}/{kind}/{subject}"
         return ModelEvent(event_id=event_id, kind=kind, epoch=epoch, subject=subject, evidence=evidence)  # type: ignore[arg-type]
 
     def _evidence(self, labels: Labels, mean: Floats) -> dict[str, float | int | str]:

@@ -1,3 +1,4 @@
+import msgspec
 import numpy as np
 import pytest
 
@@ -13,6 +14,8 @@ from model.heads import (
     forget,
     frozen_head,
     gather,
+    head_key,
+    head_version,
     row_dispersion,
     step,
 )
@@ -191,3 +194,25 @@ def test_store_gives_the_newest_head_at_or_before_an_epoch() -> None:
     assert not store.has(7)
     assert store.get("n1-e4") == frozen_head("n1", R, CATEGORIES, 4)
     assert store.get("n1-e5") is None
+
+
+def test_store_prefers_a_head_that_was_installed_by_hand_and_still_knows_the_one_before() -> None:
+    store = HeadStore("n1")
+    learnt = frozen_head("n1", R, CATEGORIES, 4)
+    installed = msgspec.structs.replace(learnt, version=head_version("n1", 4, 1), revision=1)
+    for head in (learnt, installed, learnt):  # a topic that is read again gives the older one last
+        store.put(message(head))
+    assert store.select(5) == store.newest() == installed
+    assert store.get("n1-e4") == learnt
+    store.put(message(frozen_head("n1", R, CATEGORIES, 3)))
+    assert store.newest() == installed
+
+
+def test_head_keys_order_the_versions_of_one_network() -> None:
+    versions = [
+        head_version("n1", 0),
+        *(head_version("n1", e, r) for e in (86_400_000, 172_800_000) for r in (0, 1, 2)),
+    ]
+    keys = [head_key("n1", version) for version in versions]
+    assert keys == sorted(set(keys))
+    assert [head_key("n1", other) for other in ("n2-e5", "n1-e", "n1-ex.1", "n1-e5.x", "")] == [None] * 5

@@ -1,5 +1,6 @@
 from dataclasses import replace
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -7,14 +8,14 @@ from model.champion import FLOOR, THRESHOLD, Contest
 from model.drift import DriftConfig, DriftWatch
 from model.errors import ModelError
 from model.estimation import EstimationConfig
-from model.heads import head_version
+from model.heads import frozen_head, head_version, is_frozen
 from model.labels import LabelStage
 from model.learning import LearnerConfig, LearnerStage
 from streams.calendars import DAY
-from streams.codecs import decode, decode_json
+from streams.codecs import decode, decode_json, encode, encode_json
 from streams.errors import SnapshotError
 from streams.negative_binomial import quantile
-from streams.records import Head, ModelEvent
+from streams.records import INSTALLS, Head, ModelEvent
 from streams.stage import Output
 from tests.unit.sales_world import MODEL, START, Run, World, closes, learner_config, message, outcomes, predictions
 
@@ -319,3 +320,88 @@ def test_what_the_learner_publishes_is_one_record_per_epoch_and_its_key_the_vers
     assert decode(doubled.matured[-1]).record.name == "closes"
     (output,) = fold(LearnerStage(TASK, replace(CONFIG, partitions=1)), closes(0, START))
     assert (output.topic, output.partition, output.key) == ("model.heads", 0, head_version(MODEL, START).encode())
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Heads that are installed by hand.
+
+
+def install(head: Head) -> bytes:
+    return encode(INSTALLS, {"head": [encode_json(head)], "audit": ["a1"]})
+
+
+def days(first: int, last: int) -> list[bytes]:
+    """Closes and outcomes of both partitions for days of whose products some sell more than was forecast."""
+    values = []
+    for day in range(first, last):
+        for partition in (0, 1):
+            end = START + (day - 1) * DAY
+            made_by = head_version(MODEL, START + (day - 2) * DAY) if day > 2 else head_version(MODEL, 0)
+            values += [
+                labels(partition, end, [9, 4 + day, 1], head=[made_by] * 3),
+                closes(partition, START + day * DAY),
+            ]
+    return values
+
+
+def test_a_bad_head_that_is_rolled_back_leaves_no_trace_in_what_is_learnt_after_it() -> None:
+    calm, troubled = LearnerStage(TASK, CONFIG), LearnerStage(TASK, CONFIG)
+    first = heads(fold(calm, closes(0, START), closes(1, START), *days(1, 6)))
+    assert heads(fold(troubled, closes(0, START), closes(1, START), *days(1, 6))) == first
+    good = first[-1]
+    bad = replace_head(good, theta=[[5.0, *row[1:]] for row in good.theta])
+    published = fold(troubled, install(bad), install(good))
+    worse, better = heads(published)
+    assert (worse.version, worse.theta) == (f"{good.version}.1", bad.theta)
+    assert (better.version, better.epoch, better.revision) == (f"{good.version}.2", good.epoch, 2)
+    assert better.theta == good.theta
+    assert [(e.kind, e.evidence["by"], e.evidence["version"]) for e in events(published)] == [
+        ("promotion", "hand", bad.version),
+        ("rollback", "hand", good.version),
+    ]
+    # A restart between them changes nothing.
+    restarted = LearnerStage(TASK, CONFIG)
+    restarted.restore(troubled.snapshot())
+    after = [heads(fold(stage, *days(6, 12))) for stage in (calm, troubled, restarted)]
+    assert len(after[0]) == 6
+    assert after[0] == after[1] == after[2]
+
+
+def replace_head(head: Head, **changes: object) -> Head:
+    return msgspec.structs.replace(head, version="bench-1", **changes)
+
+
+def test_learning_goes_on_from_the_head_that_it_went_back_to() -> None:
+    stage, other = LearnerStage(TASK, CONFIG), LearnerStage(TASK, CONFIG)
+    published = heads(fold(stage, closes(0, START), closes(1, START), *days(1, 9)))
+    fold(other, closes(0, START), closes(1, START), *days(1, 5))
+    old = published[4]
+    (again,) = heads(fold(stage, install(old)))
+    assert (again.theta, again.dispersion, again.conformal) == (old.theta, old.dispersion, old.conformal)
+    state, wanted = stage._estimator.arrays(), other._estimator.arrays()
+    assert old.epoch == START + 4 * DAY
+    for name in ("theta", "covariance", "moments", "shocks", "dispersion"):
+        np.testing.assert_array_equal(state[name], wanted[name])
+    assert heads(fold(stage, *days(9, 10)))[0].theta != published[-1].theta
+
+
+def test_a_head_of_another_network_or_form_is_refused_and_said() -> None:
+    stage = LearnerStage(TASK, CONFIG)
+    (head,) = heads(fold(stage, closes(0, START), closes(1, START)))
+    for wrong in (replace_head(head, model="other"), replace_head(head, theta=[[0.0]])):
+        outputs = fold(stage, install(wrong))
+        assert heads(outputs) == []
+        assert [e.kind for e in events(outputs)] == ["refused"]
+    frozen = LearnerStage(TASK, CONFIG)
+    assert [e.kind for e in events(fold(frozen, install(head)))] == ["refused"]  # before the first epoch
+
+
+def test_the_frozen_network_can_be_installed_and_the_learnt_head_learns_beside_it() -> None:
+    stage = LearnerStage(TASK, CONFIG)
+    published = heads(fold(stage, closes(0, START), closes(1, START), *days(1, 5)))
+    frozen = frozen_head(MODEL, np.array(CONFIG.dispersion), CONFIG.categories)
+    (head,) = heads(fold(stage, install(frozen)))
+    assert (head.version, is_frozen(head)) == (f"{published[-1].version}.1", True)
+    (following,) = heads(fold(stage, *days(5, 6)))
+    assert is_frozen(following)
+    assert np.any(stage._estimator.theta != np.array(published[-1].theta))
