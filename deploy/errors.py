@@ -23,4 +23,16 @@ class TopicError(DeployError):
     """A topic is missing, or is not what the table of topics says."""
 
 
-__all__ = ["ConfigurationError", "DeployError", "LocalKafkaError", "ReplayError", "SourceError", "TopicError"]
+class RedriveError(DeployError):
+    """Dead letters could not be sent again, or too many of them failed again."""
+
+
+__all__ = [
+    "ConfigurationError",
+    "DeployError",
+    "LocalKafkaError",
+    "RedriveError",
+    "ReplayError",
+    "SourceError",
+    "TopicError",
+]

@@ -19,16 +19,21 @@ if TYPE_CHECKING:
     from featurizers.projection import Projection
     from featurizers.text import TextEncoder
     from model.registry import Bundle
+    from streams.ingest import IngestConfig
 
 NO_LIVE_MS = 2**60  # a live interval that never passes: close windows alone
 
 
-def ingest_spec(settings: Settings) -> StageSpec:
-    from streams.ingest import ClockConfig, IngestClock, IngestConfig, IngestStage
+def ingest_config(settings: Settings) -> IngestConfig:
+    from streams.ingest import IngestConfig
 
-    config = IngestConfig(
-        partitions=settings.partitions, platforms=settings.calendars(), secret=settings.secret_bytes()
-    )
+    return IngestConfig(partitions=settings.partitions, platforms=settings.calendars(), secret=settings.secret_bytes())
+
+
+def ingest_spec(settings: Settings) -> StageSpec:
+    from streams.ingest import ClockConfig, IngestClock, IngestStage
+
+    config = ingest_config(settings)
     return StageSpec(
         "ingest",
         PLATFORM_TOPICS,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import collections
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -37,7 +36,7 @@ from streams.stage import Message
 Cell = Callable[[Any], str]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_ARROW = b"\xff\xff\xff\xff"  # how an Arrow IPC stream begins
+ARROW = b"\xff\xff\xff\xff"  # how an Arrow IPC stream begins
 _WIDE = 12  # columns above which a record is printed a field a line
 _TEXT = 60  # characters of a text that are shown
 _NONE = "–"
@@ -49,12 +48,12 @@ def render(message: Message, *, max_rows: int = 5, product: str = "") -> Rendera
     head = f"{message.topic}/{message.partition} @ {message.offset}   {iso(message.timestamp)}"
     if message.value is None:
         return Text(f"{head}   {_key(message)}tombstone")
-    if message.value.startswith(_ARROW):
+    if message.value.startswith(ARROW):
         try:
             return _render_rows(head, decode(message.value), max_rows, product)
         except CodecError as error:
             return Text(f"{head}   {error}")
-    document = _json(message.value)
+    document = json_of(message.value)
     if document is None:
         return Text(f"{head}   {_key(message)}{_size(len(message.value))}, no record for people")
     return Group(Text(f"{head}   {_key(message)}"), Text(json.dumps(_short(document), indent=2, ensure_ascii=False)))
@@ -68,25 +67,16 @@ def json_lines(message: Message, product: str = "") -> Iterator[str]:
         "offset": message.offset,
         "time": message.timestamp,
     }
-    if message.value is not None and message.value.startswith(_ARROW):
+    if message.value is not None and message.value.startswith(ARROW):
         rows = decode(message.value)
-        for index in _chosen(rows, product):
+        for index in rows_of(rows, product):
             values = rows.batch.slice(index, 1).to_pylist()[0]
             yield json.dumps(place | {"record": rows.record.name, "value": _plain(values)}, ensure_ascii=False)
         return
-    document = _json(message.value) if message.value is not None else None
+    document = json_of(message.value) if message.value is not None else None
     value = _plain(message.value) if document is None else document
     key = message.key.decode(errors="replace") if message.key is not None else None
     yield json.dumps(place | {"key": key, "value": value}, ensure_ascii=False)
-
-
-def of_product(messages: Iterable[Message], product: str, latest: int | None = None) -> Iterable[Message]:
-    """The records that say something about a product; of them only the `latest` newest, where that is given."""
-    found = (m for m in messages if _mentions(m, product))
-    if latest is None:
-        return found
-    ordered = sorted(found, key=lambda m: (m.timestamp, m.partition, m.offset))
-    return collections.deque(ordered, maxlen=latest)
 
 
 def iso(instant: int) -> str:
@@ -105,7 +95,7 @@ def iso(instant: int) -> str:
 
 
 def _render_rows(head: str, rows: Rows, max_rows: int, product: str) -> RenderableType:
-    chosen = _chosen(rows, product)
+    chosen = rows_of(rows, product)
     shown = chosen[:max_rows]
     names = rows.record.schema.names
     columns = {name: rows[name] for name in names}
@@ -139,7 +129,8 @@ def _down(names: list[str], texts: list[list[str]]) -> Table:
     return table
 
 
-def _chosen(rows: Rows, product: str) -> list[int]:
+def rows_of(rows: Rows, product: str) -> list[int]:
+    """Rows of a batch that are of a product; all of them where none is given."""
     if not product:
         return list(range(len(rows)))
     if "product" not in rows.record.schema.names:
@@ -296,20 +287,8 @@ _CELLS: Mapping[str, Cell] = {
 # JSON and bytes.
 
 
-def _mentions(message: Message, product: str) -> bool:
-    if message.value is None:
-        return message.key == product.encode()
-    if message.value.startswith(_ARROW):
-        return bool(_chosen(decode(message.value), product))
-    document = _json(message.value)
-    if not isinstance(document, dict):
-        return False
-    lines = document.get("lines")
-    held = [document, *(line for line in lines if isinstance(line, dict))] if isinstance(lines, list) else [document]
-    return any(f"{document.get('platform')}:{each.get('product_id')}" == product for each in held)
-
-
-def _json(value: bytes) -> Any:
+def json_of(value: bytes) -> Any:
+    """The document of a JSON record; None where it is none."""
     try:
         return json.loads(value)
     except ValueError:

@@ -6,11 +6,11 @@ import heapq
 import itertools
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from confluent_kafka import KafkaError, KafkaException
-from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
+from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic  # type: ignore[attr-defined]
 
 from deploy.errors import TopicError
 from streams import kafka
@@ -18,7 +18,7 @@ from streams.codecs import encode_json
 from streams.errors import BrokerError
 from streams.kafka import partition_counts, read
 from streams.records import Skip
-from streams.stage import Message, Output
+from streams.stage import Message, Output, TaskKey
 from streams.topics import TOPICS, Topic, topics
 
 _SILENT = logging.getLogger("deploy.topics.librdkafka")
@@ -79,17 +79,57 @@ def describe_topics(bootstrap: str, timeout_s: float = 10.0) -> list[TopicState]
     return states
 
 
+def topic_settings(bootstrap: str, names: Sequence[str], timeout_s: float = 10.0) -> dict[str, dict[str, str]]:
+    """What the broker keeps of a topic and how: the settings of `Topic.configuration`, by topic."""
+    asked = _admin(bootstrap).describe_configs([ConfigResource("topic", name) for name in names])
+    try:
+        found = {resource.name: future.result(timeout_s) for resource, future in asked.items()}
+    except KafkaException as error:
+        raise TopicError(f"settings of {', '.join(names)}: {error.args[0].str()}") from error
+    kept = Topic("", "", "", "").configuration()
+    return {name: {key: entries[key].value for key in kept} for name, entries in found.items()}
+
+
+def group_members(bootstrap: str, groups: Sequence[str], timeout_s: float = 10.0) -> dict[str, int]:
+    """How many consumers are in each group now."""
+    asked = _admin(bootstrap).describe_consumer_groups(list(groups), request_timeout=timeout_s)
+    members = {}
+    for name, future in asked.items():
+        try:
+            members[name] = len(future.result().members)
+        except KafkaException:  # a group that never was
+            members[name] = 0
+    return members
+
+
+def set_offsets(bootstrap: str, group: str, offsets: Mapping[TaskKey, int], timeout_s: float = 10.0) -> None:
+    """Let a group go on from these offsets. Raises TopicError while any of its consumers runs."""
+    if group_members(bootstrap, [group], timeout_s)[group]:
+        raise TopicError(
+            f"group {group} has running consumers; stop all workers of the stage, wait ten seconds, try again"
+        )
+    wanted = ConsumerGroupTopicPartitions(group, [TopicPartition(*task, offset) for task, offset in offsets.items()])
+    for future in _admin(bootstrap).alter_consumer_group_offsets([wanted], request_timeout=timeout_s).values():
+        try:
+            failed = [p for p in future.result().topic_partitions if p.error is not None]
+        except KafkaException as error:
+            raise TopicError(f"offsets of {group} could not be set: {error.args[0].str()}") from error
+        if failed:
+            raise TopicError(f"offset of {failed[0].topic}/{failed[0].partition} could not be set: {failed[0].error}")
+
+
 def read_topic(
     bootstrap: str,
     name: str,
     *,
     partition: int | None = None,
     offset: int = 0,
+    since: int | None = None,
     latest: int | None = None,
     timeout_s: float = 10.0,
 ) -> Iterator[Message]:
-    """Every committed record that lies in the topic now, from `offset` on, or only the `latest` newest ones, oldest
-    first.
+    """Every committed record that lies in the topic now, from `offset` or a record time (epoch ms) on, or only the
+    `latest` newest ones, oldest first.
 
     Raises TopicError for a topic or partition that is not there.
     """
@@ -102,6 +142,8 @@ def read_topic(
     if latest is None:
         # One after the other: offsets in order are what a person looks for.
         start = dict.fromkeys(chosen, offset) if offset else None
+        if since is not None:
+            start = kafka.offsets_at(bootstrap, name, since, timeout_s)
         return itertools.chain.from_iterable(read(bootstrap, name, [p], start, timeout_s) for p in chosen)
     ranges = kafka.ranges(bootstrap, {name: count}, timeout_s)
     # Marks of transactions take offsets too, one a commit at most beside one record at least: twice is far enough.

@@ -204,6 +204,56 @@ def ranges(bootstrap: str, counts: Mapping[str, int], timeout: float = 10.0) -> 
         reader.close()
 
 
+def committed(bootstrap: str, group: str, tasks: Iterable[TaskKey], timeout: float = 10.0) -> dict[TaskKey, int]:
+    """Next offset that a group reads of each partition; below zero where it has committed none."""
+    reader = consumer(bootstrap, group)
+    try:
+        found = reader.committed([TopicPartition(*task) for task in tasks], timeout=timeout)
+        return {(p.topic, p.partition): p.offset for p in found}
+    except KafkaException as error:
+        raise UnreachableError(f"offsets of group {group}: {error.args[0].str()}") from error
+    finally:
+        reader.close()
+
+
+def offsets_at(bootstrap: str, topic: str, since: int, timeout: float = 10.0) -> dict[int, int]:
+    """The first offset of each partition whose record time is `since` (epoch ms) or later; its end where none is."""
+    count = partition_counts(bootstrap).get(topic, 0)
+    ends = ranges(bootstrap, {topic: count}, timeout)
+    reader = consumer(bootstrap, "trendstream.offsets")
+    try:
+        found = reader.offsets_for_times([TopicPartition(topic, p, since) for p in range(count)], timeout=timeout)
+    except KafkaException as error:
+        raise UnreachableError(f"offsets of topic {topic}: {error.args[0].str()}") from error
+    finally:
+        reader.close()
+    return {p.partition: p.offset if p.offset >= 0 else ends[topic, p.partition][1] for p in found}
+
+
+def oldest_after(bootstrap: str, positions: Mapping[TaskKey, int], timeout: float = 10.0) -> dict[TaskKey, Message]:
+    """The first committed record at or after each position; where there is none, that partition is left out."""
+    found: dict[TaskKey, Message] = {}
+    reader = consumer(bootstrap, "trendstream.reader")
+    try:
+        reader.assign([TopicPartition(*task, max(offset, 0)) for task, offset in positions.items()])
+        open_tasks = set(positions)
+        deadline = time.monotonic() + timeout
+        while open_tasks:
+            records: list[Any] = reader.consume(100, 0.2)
+            for record in records:
+                task, error = (record.topic(), record.partition()), record.error()
+                if task in open_tasks and error is None:
+                    found[task] = message(record)
+                    reader.pause([TopicPartition(*task)])
+                if error is None or error.code() == KafkaError._PARTITION_EOF:
+                    open_tasks.discard(task)
+            if time.monotonic() > deadline:
+                raise UnreachableError(f"{len(open_tasks)} partitions could not be read within {timeout:g} s")
+    finally:
+        reader.close()
+    return found
+
+
 def end_offsets(bootstrap: str, topic: str) -> list[tuple[int, int]]:
     """First and next offset of each partition of a topic."""
     count = partition_counts(bootstrap).get(topic)

@@ -370,6 +370,11 @@ MATURED = ArrowRecord.of(
     },
 )
 
+INSTALLS = ArrowRecord.of(
+    "installs",  # written to trend.matured by `trendstream heads`, so that the learner's own log has it in its place
+    {"head": pa.binary(), "audit": TEXT},  # a Head as JSON, to be published next and gone on from
+)
+
 ARROW_RECORDS = {
     r.name: r
     for r in (
@@ -383,6 +388,7 @@ ARROW_RECORDS = {
         CLOSES,
         PREDICTIONS,
         MATURED,
+        INSTALLS,
     )
 }
 
@@ -472,6 +478,12 @@ class SourcePosition(msgspec.Struct, frozen=True, kw_only=True):
     offset: int
 
 
+class Failure(msgspec.Struct, frozen=True, kw_only=True):
+    reason: str
+    message: str
+    at: int  # record time of the dead letter
+
+
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     """`trend.dlq`: an event that could not be used, why, and its sealed original."""
 
@@ -485,6 +497,19 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     attempts: int = 1
     key: str | None = None  # sealed, base64
     sealed: str  # AES-SIV of the original bytes, base64
+    first: Failure | None = None  # of a letter that came back from a redrive: why it was dead at first
+
+
+class Redrive(msgspec.Struct, frozen=True, kw_only=True):
+    """`trend.redrives`: where the event of a dead letter was sent again; committed with the event itself."""
+
+    schema_version: int = VERSION
+    dead_letter_id: str
+    sent: SourcePosition
+    attempts: int  # times that the event was tried before
+    first: Failure
+    audit_id: str
+    at: int
 
 
 class Head(msgspec.Struct, frozen=True, kw_only=True):
@@ -500,6 +525,7 @@ class Head(msgspec.Struct, frozen=True, kw_only=True):
     categories: list[str]  # names of the category effects, in the order of the features
     conformal: list[list[float]]  # [horizons, knots]: PIT level -> calibrated level
     rows: int  # outcomes that went into this epoch
+    revision: int = 0  # how often a head was installed by hand at this epoch; the highest holds
 
 
 class ModelEvent(msgspec.Struct, frozen=True, kw_only=True):
@@ -523,6 +549,10 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     offset: int  # next input offset
     counters: dict[str, int]
     state: dict[str, bytes] = {}  # small state of a stage that takes no snapshots, as base64
+    report: dict[str, int | float | str] = {}  # of now: see `streams.stage.Reports`
+    slot: int = 0  # of the worker that has the task
+    snapshot_offset: int = -1  # of the newest snapshot; -1: none
+    snapshot_at: int = 0
 
 
 class Skip(msgspec.Struct, frozen=True, kw_only=True):
@@ -584,6 +614,7 @@ JSON_RECORDS: dict[str, type[msgspec.Struct]] = {
     "trend.progress": Progress,
     "trend.skips": Skip,
     "trend.audit": Audit,
+    "trend.redrives": Redrive,
 }
 
 

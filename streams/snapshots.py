@@ -119,6 +119,10 @@ class SnapshotReader:
             else:
                 of_task[int(offset)] = decode_json(message.value, SnapshotManifest)
 
+    def tasks(self) -> list[TaskKey]:
+        """Those of which anything is there."""
+        return sorted(task for task, manifests in self._manifests.items() if manifests)
+
     def manifests(self, task: TaskKey) -> list[SnapshotManifest]:
         return [m for _, m in sorted(self._manifests.get(task, {}).items())]
 

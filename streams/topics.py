@@ -52,7 +52,9 @@ TOPICS: dict[str, Topic] = {
         ),
         Topic("trend.windows", "product", "windows, outcomes, closes (Arrow)", "rolling windows", max_bytes=8 * MIB),
         Topic("trend.predictions", "product", "predictions, outcomes, closes (Arrow)", "forecasts", max_bytes=8 * MIB),
-        Topic("trend.matured", "none", "matured, closes (Arrow)", "forecasts and sales", 1, max_bytes=8 * MIB),
+        Topic(
+            "trend.matured", "none", "matured, closes, installs (Arrow)", "forecasts and sales", 1, max_bytes=8 * MIB
+        ),
         Topic("trend.scores", "product", "Score", "trend scores, for everyone"),
         Topic("signals.inventory", "product", "InventorySignal", "reorder points and suggested orders"),
         Topic("signals.ads", "product", "AdsSignal", "bid multipliers"),
@@ -70,6 +72,7 @@ TOPICS: dict[str, Topic] = {
         Topic(
             "trend.skips", "task and offset", "Skip", "records that a stage passes over, by command", 1, compacted=True
         ),
+        Topic("trend.redrives", "dead_letter_id", "Redrive", "dead letters that were sent again", 1, compacted=True),
         Topic("trend.audit", "audit_id", "Audit", "who changed what by command, and why", 1, compacted=True),
         Topic(
             "trend.snapshots",

@@ -23,6 +23,12 @@ COMMANDS = {
     "load": "Replay data into the platform topics in event-time order.",
     "train": "Train the network and the starting heads from history.",
     "backtest": "Train on the first part, run the loop over the rest, report.",
+    "status": "Show how every stage stands: lag, watermarks, heads, snapshots.",
+    "lag": "Show what is left to read, partition by partition.",
+    "doctor": "Check the whole installation, and say what to do, in order.",
+    "dlq": "List dead letters, show one, and send their events again.",
+    "heads": "List heads, compare them, install one, or roll back to one.",
+    "offsets": "Set the offsets from which a stage goes on.",
     "audit": "Show who changed what by command, and why.",
     "demo": "Show the main job on real sales, from events to scores.",
 }

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import islice
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,6 +13,7 @@ from rich.table import Table
 
 from deploy.brokers import find_bootstrap
 from deploy.cli.changing import Reason, Yes, changing
+from deploy.cli.instants import HELP, instant
 from deploy.errors import ConfigurationError
 from deploy.settings import load_settings
 from streams.stage import Message
@@ -50,48 +53,115 @@ def list_(bootstrap: Bootstrap = None) -> None:
     _console().print(table)
 
 
+Product = Annotated[str, typer.Option(help="Only this product, platform:product_id.")]
+Since = Annotated[str, typer.Option(help=f"Only records written at or after this, {HELP}.")]
+Until = Annotated[str, typer.Option(help="Only records written before this.")]
+
+
 @topics.command()
 def cat(
     topic: Annotated[str, typer.Argument(help="Name of the topic.")],
-    limit: Annotated[int, typer.Option(min=1, help="Kafka records to print.")] = 10,
+    limit: Annotated[int, typer.Option("--limit", "-c", min=1, help="Kafka records to print.")] = 10,
     rows: Annotated[int, typer.Option(min=1, help="Rows of each record to print, where a record is a batch.")] = 5,
-    partition: Annotated[int | None, typer.Option(min=0, help="Only this partition.")] = None,
-    offset: Annotated[int, typer.Option(min=0, help="Begin with this offset of each partition.")] = 0,
+    partition: Annotated[int | None, typer.Option("--partition", "-p", min=0, help="Only this partition.")] = None,
+    offset: Annotated[int, typer.Option("--offset", "-o", min=0, help="Begin with this offset of each partition.")] = 0,
     latest: Annotated[
         bool, typer.Option("--latest/--from-beginning", help="The newest records, or the oldest.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document a line, nothing shortened.")] = False,
-    product: Annotated[str, typer.Option(help="Only this product, platform:product_id.")] = "",
+    since: Since = "",
+    until: Until = "",
+    key: Annotated[str, typer.Option("--key", "-k", help="Only records of this key.")] = "",
+    text: Annotated[str, typer.Option(help="Only records with this text in them, batches too.")] = "",
+    product: Product = "",
+    as_json: Annotated[bool, typer.Option("--json", "-J", help="One JSON document a line, nothing shortened.")] = False,
+    parquet: Annotated[
+        Path | None, typer.Option(help="Write all that is found to Parquet files in this folder.")
+    ] = None,
     bootstrap: Bootstrap = None,
 ) -> None:
-    """Print committed records so that a person can read them; with --json, so that a program can."""
-    from deploy import rendering
+    """Print committed records so that a person can read them; with --json, so that a program can; or write Parquet.
+
+    The short options are those of kcat.
+    """
+    from deploy import rendering, searching
     from deploy.topics import read_topic
     from streams.topics import TOPICS
 
     if topic not in TOPICS:
         raise ConfigurationError(f"no topic {topic!r}; choose one of {', '.join(TOPICS)}")
-    if offset and latest:
-        raise ConfigurationError("--offset and --latest exclude each other; give one of them")
+    if bool(offset) + latest + bool(since) > 1:
+        raise ConfigurationError("--offset, --since and --latest exclude each other; give one of them")
     address = find_bootstrap(load_settings(bootstrap=bootstrap))
+    wanted = searching.Wanted(product, key, text, instant(until, "--until"))
+    # Where something is looked for, the newest records are not known before they are read: look at all of them.
+    recent = limit if latest and not wanted else None
+    start = instant(since, "--since")
+    messages: Iterable[Message] = read_topic(
+        address, topic, partition=partition, offset=offset, since=start, latest=recent
+    )
+    messages = filter(wanted.holds, messages)
+    if parquet is not None:
+        for name, count in searching.write_parquet(messages, parquet, product).items():
+            typer.echo(f"{parquet / f'{name}.parquet'}: {count:,} rows")
+        return
+    if latest and wanted:
+        messages = searching.newest(messages, limit)
     console = _console()
     printed = 0
-    # With --product the newest records are not known before they are read: look at all of them.
-    newest = limit if latest and not product else None
-    messages: Iterable[Message] = read_topic(address, topic, partition=partition, offset=offset, latest=newest)
-    if product:
-        messages = rendering.of_product(messages, product, limit if latest else None)
-    for message in messages:
+    for message in islice(messages, limit):
+        printed += 1
         if as_json:
             for line in rendering.json_lines(message, product):
                 typer.echo(line)
         else:
             console.print(rendering.render(message, max_rows=rows, product=product))
-        printed += 1
-        if printed == limit:
-            break
     if not printed and not as_json:
-        console.print(f"{topic} holds no {'such ' if product or partition is not None else ''}record")
+        console.print(f"{topic} holds no {'such ' if wanted or partition is not None or since else ''}record")
+
+
+@topics.command()
+def find(
+    text: Annotated[str, typer.Argument(help="A product, a key, an id, or any other text.")],
+    topic: Annotated[list[str] | None, typer.Option(help="Only in this topic; may be given again.")] = None,
+    since: Since = "",
+    until: Until = "",
+    limit: Annotated[int, typer.Option(min=1, help="Places that are shown of each topic, the newest.")] = 3,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document a line.")] = False,
+    bootstrap: Bootstrap = None,
+) -> None:
+    """Look for a text in every topic, external and internal: how many records hold it, and where the newest lie.
+
+    Sealed originals of dead letters and snapshots cannot be searched.
+    """
+    import json
+
+    from rich.table import Table
+
+    from deploy.rendering import iso
+    from deploy.searching import Wanted
+    from deploy.topics import read_topic
+    from streams.topics import TOPICS
+
+    for name in topic or ():
+        if name not in TOPICS:
+            raise ConfigurationError(f"no topic {name!r}; choose one of {', '.join(TOPICS)}")
+    wanted, start = Wanted(text=text, until=instant(until, "--until")), instant(since, "--since")
+    address = find_bootstrap(load_settings(bootstrap=bootstrap))
+    table = Table("topic", "records", "first (UTC)", "last (UTC)", "the newest lie at")
+    for name in topic or [name for name in TOPICS if name != "trend.snapshots"]:
+        found = [
+            (m.timestamp, m.partition, m.offset) for m in read_topic(address, name, since=start) if wanted.holds(m)
+        ]
+        if not found:
+            continue
+        found.sort()
+        places = [f"{name}/{partition}@{offset}" for _, partition, offset in found[-limit:]]
+        if as_json:
+            typer.echo(json.dumps({"topic": name, "records": len(found), "newest": places}))
+        table.add_row(name, f"{len(found):,}", iso(found[0][0]), iso(found[-1][0]), " ".join(places))
+    if as_json:
+        return
+    _console().print(table if table.row_count else f"no record holds {text!r}")
 
 
 @topics.command()

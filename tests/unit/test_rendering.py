@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 from rich.console import Console
 
-from deploy.rendering import iso, json_lines, of_product, render
+from deploy.rendering import iso, json_lines, render
 from streams.codecs import encode
 from streams.records import ARROW_RECORDS, CHANNELS, DAYS, NO_WATERMARK, WINDOWS, ArrowRecord, WindowKind
 from streams.stage import Message
@@ -102,22 +102,10 @@ def test_what_is_no_record_is_named_and_does_not_stop_the_listing(value: bytes |
     assert "trend.windows/2 @ 17" in _text(_message(value))
 
 
-def test_a_product_is_found_in_batches_orders_and_scores_alike() -> None:
+def test_of_a_product_only_its_rows_are_shown() -> None:
     batch = _message(encode(WINDOWS, _columns(WINDOWS, 3) | {"product": ["shop:a", "shop:b", "shop:a"]}))
-    order = _message(json.dumps({"platform": "shop", "lines": [{"product_id": "a"}, {"product_id": "c"}]}).encode())
-    score = _message(json.dumps({"platform": "shop", "product_id": "b"}).encode())
-    tombstone = _message(None, key=b"shop:a")
-    messages = [batch, order, score, tombstone, _message(b"no json")]
-    assert list(of_product(messages, "shop:a")) == [batch, order, tombstone]
-    assert list(of_product(messages, "shop:b")) == [batch, score]
     assert len(list(json_lines(batch, "shop:a"))) == 2
     assert "2 of 3 rows" in _text(batch, product="shop:a")
-
-
-def test_the_newest_records_of_a_product_are_those_with_the_highest_times() -> None:
-    value = json.dumps({"platform": "shop", "product_id": "a"}).encode()
-    messages = [Message("trend.scores", p, 0, time, None, value) for p, time in ((0, 30), (1, 10), (2, 20))]
-    assert [m.timestamp for m in of_product(messages, "shop:a", latest=2)] == [20, 30]
 
 
 def test_instants_beyond_the_calendar_are_shown_as_numbers() -> None:

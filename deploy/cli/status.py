@@ -1,0 +1,117 @@
+"""`trendstream status`: one table a question, from what the topics say."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from deploy.brokers import find_bootstrap
+from deploy.settings import load_settings
+
+if TYPE_CHECKING:
+    from deploy.inspection import Installation
+
+
+def status(
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
+    bootstrap: Annotated[str | None, typer.Option(help="host:port of Kafka; default: TRENDSTREAM_BOOTSTRAP.")] = None,
+) -> None:
+    """Show how every stage stands: workers, what is left to read, event time, snapshots, heads in use, dead letters."""
+    from deploy.inspection import INPUTS, inspect
+
+    settings = load_settings(bootstrap=bootstrap)
+    at = inspect(find_bootstrap(settings), settings.partitions, int(time.time() * 1000))
+    stages = [_stage(at, stage) for stage in INPUTS]
+    heads = _heads(at)
+    newest = at.head.version if at.head else None
+    if as_json:
+        typer.echo(json.dumps({"stages": stages, "heads": heads, "newest_head": newest, "dead": dict(at.dead)}))
+        return
+    _print(at, stages, heads, newest)
+
+
+def _stage(at: Installation, stage: str) -> dict[str, Any]:
+    """What is known of a stage, times in ms."""
+    own = at.of(stage)
+    since = min((task.waiting_since for task in own if task.waiting_since is not None), default=None)
+    reached = min((task.event_time for task in own if task.event_time is not None), default=None)
+    snapshots = [task.progress.snapshot_at for task in own if task.progress and task.progress.snapshot_at]
+    told = max((task.progress_at for task in own), default=0)
+    return {
+        "stage": stage,
+        "workers": at.members[stage],
+        "tasks": len(own),
+        "left": sum(task.left for task in own),
+        "waits_ms": None if since is None else at.now - since,
+        "event_time": reached,
+        "event_time_lag_ms": None if reached is None or at.event_time is None else max(at.event_time - reached, 0),
+        "snapshot_age_ms": at.now - min(snapshots) if snapshots else None,
+        "last_commit_ms": at.now - told if told else None,
+    }
+
+
+def _heads(at: Installation) -> list[dict[str, Any]]:
+    """Networks and heads in use, by worker of inference."""
+    told_last = sorted(at.of("inference"), key=lambda task: task.progress_at)
+    by_slot = {task.progress.slot: task for task in told_last if task.progress}
+    return [
+        {"slot": slot, "model": told.report.get("model"), "head": told.report.get("head"), "said": task.progress_at}
+        for slot, task in sorted(by_slot.items())
+        if (told := task.progress)
+    ]
+
+
+def _print(at: Installation, stages: list[dict[str, Any]], heads: list[dict[str, Any]], newest: str | None) -> None:
+    from rich.table import Table
+
+    from deploy.cli.consoles import report_console
+    from deploy.diagnosis import long
+    from deploy.rendering import iso
+
+    def lasting(ms: int | None) -> str:
+        return "–" if ms is None else long(ms)
+
+    console = report_console()
+    table = Table(title="stages", title_justify="left")
+    for heading in (
+        "stage",
+        "workers",
+        "tasks",
+        "left",
+        "oldest waits",
+        "event time",
+        "behind",
+        "snapshot",
+        "committed",
+    ):
+        table.add_column(heading, justify="left" if heading in ("stage", "event time") else "right", no_wrap=True)
+    for each in stages:
+        table.add_row(
+            each["stage"],
+            str(each["workers"]),
+            str(each["tasks"]),
+            f"{each['left']:,}",
+            lasting(each["waits_ms"]),
+            iso(each["event_time"]) if each["event_time"] is not None else "–",
+            lasting(each["event_time_lag_ms"]),
+            f"{lasting(each['snapshot_age_ms'])} ago" if each["snapshot_age_ms"] is not None else "–",
+            f"{lasting(each['last_commit_ms'])} ago" if each["last_commit_ms"] is not None else "never",
+        )
+    console.print(table)
+    table = Table(
+        "partition", "watermark", "held back by", "idle sources", "rows parked", title="event time of the windows"
+    )
+    for task in at.of("windows"):
+        report, counters = (task.progress.report, task.progress.counters) if task.progress else ({}, {})
+        mark = iso(task.event_time) if task.event_time is not None else "none yet"
+        numbers = (str(report.get("idle", 0)), f"{counters.get('parked', 0):,}")
+        table.add_row(task.name, mark, str(report.get("held_by", "–")), *numbers)
+    console.print(table)
+    for each in heads:
+        typer.echo(f"inference {each['slot']} uses head {each['head']} of network {each['model']}")
+    typer.echo(f"newest head: {newest or 'none yet: the frozen one is in use'}")
+    dead = ", ".join(f"{count:,} {reason}" for reason, count in sorted(at.dead.items(), key=lambda x: -x[1]))
+    typer.echo(f"open dead letters: {dead or 'none'}")
