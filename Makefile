@@ -4,11 +4,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 JARS := build/kafka/jars
+PROMETHEUS := build/prometheus
 UV := $(BIN)/python -m uv
 SOURCES := streams featurizers model deploy tests
 
 .DEFAULT_GOAL := help
-.PHONY: help setup kafka demo test bench chaos chaos-short schedules check lint types layers format contracts lock clean
+.PHONY: help setup kafka prometheus demo test drills bench chaos chaos-short schedules check lint types layers format contracts lock clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -32,6 +33,13 @@ $(VENV)/.ready: requirements.lock pyproject.toml | $(BIN)/uv
 kafka: setup  ## jars of a real Kafka 4.1.0, by Maven, where Java and Maven are
 	@$(BIN)/python -m deploy.local_kafka $(JARS)
 
+prometheus: $(PROMETHEUS)/.ready  ## Prometheus and promtool of Debian's package, without being root; where apt-get is
+
+$(PROMETHEUS)/.ready:
+	@mkdir -p $(PROMETHEUS)
+	@cd $(PROMETHEUS) && apt-get download -qq prometheus 2>/dev/null && dpkg -x prometheus_*.deb . && touch .ready || \
+		echo "Debian's package prometheus cannot be had here: the tests that need it say so" >&2
+
 demo: setup kafka  ## the main job on real sales; build/demo/report.html
 	@$(BIN)/trendstream demo
 
@@ -46,6 +54,9 @@ bench: setup kafka  ## trendstream beside its peers on a local Kafka; build/benc
 
 chaos-short: setup kafka  ## five disturbances, in some minutes
 	@$(BIN)/python -m pytest -m chaos tests/chaos
+
+drills: setup kafka prometheus  ## what docs/runbook.md says, from the symptom on; some minutes
+	@$(BIN)/python -m pytest -m drill --durations 10 tests/drills
 
 schedules: setup  ## ten thousand simulated schedules of crashes, rebalances and errors; SCHEDULES="--seed 7" for one
 	@$(BIN)/python -m tests.schedules $(SCHEDULES)

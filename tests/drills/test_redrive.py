@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +21,10 @@ from streams.ingest.letters import Checker
 from streams.records import EVENTS
 from streams.stage import Output
 from tests.conftest import TestBroker
-from tests.integration.stages import running, wait_until
+from tests.drills.events import order
+from tests.drills.stages import stages, wait_until
 
-pytestmark = pytest.mark.kafka
+pytestmark = [pytest.mark.kafka, pytest.mark.drill]
 MEND = ".lines[].quantity |= tonumber"
 
 
@@ -32,22 +32,6 @@ MEND = ".lines[].quantity |= tonumber"
 def settings(fresh_kafka: TestBroker, tmp_path: Path) -> Settings:
     fresh_kafka.create_topics(2)
     return load_settings(bootstrap=fresh_kafka.bootstrap, partitions=2, snapshot_interval_s=1)
-
-
-def order(number: int, quantity: Any, **more: Any) -> Output:
-    now = int(time.time() * 1000)
-    event = {
-        "platform": "shop",
-        "event_id": f"e{number}",
-        "order_id": f"o{number}",
-        "buyer_id": "ann@example.com",
-        "ordered_at": now,
-        "currency": "EUR",
-        "status": "placed",
-        "lines": [{"product_id": f"p{number % 3}", "quantity": quantity, "unit_price": "9.99"}],
-        **more,
-    }
-    return Output("orders", number % 2, json.dumps(event).encode(), f"o{number}".encode())
 
 
 def units(bootstrap: str) -> int:
@@ -67,7 +51,8 @@ def test_a_redrive_is_done_once_whatever_happens_to_it(settings: Settings, capsy
     bootstrap = settings.bootstrap
     wrong = [order(i, "2") for i in range(20)]
     broken = Output("orders", 0, b"{no json", b"x")
-    with running(bootstrap, settings, pipeline.ingest_spec(settings)):
+    with stages(settings, {"ingest": lambda: pipeline.ingest_spec(settings)}) as ingest:
+        ingest.start()
         kafka.append(bootstrap, [*wrong, broken, order(100, 5)])
         wait_until(lambda: dead(bootstrap) == 21, "dead letters")
         at = ["--bootstrap", bootstrap]
@@ -112,7 +97,8 @@ def test_what_fails_again_goes_back_with_its_attempts_and_stops_the_redrive(
     settings: Settings, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bootstrap = settings.bootstrap
-    with running(bootstrap, settings, pipeline.ingest_spec(settings)):
+    with stages(settings, {"ingest": lambda: pipeline.ingest_spec(settings)}) as ingest:
+        ingest.start()
         kafka.append(bootstrap, [order(i, "2") for i in range(30)])
         wait_until(lambda: dead(bootstrap) == 30, "dead letters")
         chosen = ["dlq", "redrive", "--bootstrap", bootstrap, "--all", "--yes", "--reason", "try", "--batch", "5"]
@@ -144,7 +130,8 @@ def test_what_fails_again_goes_back_with_its_attempts_and_stops_the_redrive(
 def test_a_redrive_that_breaks_off_sends_no_event_twice(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     bootstrap = settings.bootstrap
     checker, secret = Checker(pipeline.ingest_config(settings)), settings.secret_bytes()
-    with running(bootstrap, settings, pipeline.ingest_spec(settings)):
+    with stages(settings, {"ingest": lambda: pipeline.ingest_spec(settings)}) as ingest:
+        ingest.start()
         kafka.append(bootstrap, [order(i, "3") for i in range(12)])
         wait_until(lambda: dead(bootstrap) == 12, "dead letters")
         mender = Mender(checker, secret, load_transform(MEND), {})

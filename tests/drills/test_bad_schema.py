@@ -1,0 +1,88 @@
+"""Drill 1, up to the redrive: the platform shipped a bad schema for an hour, and its orders became dead letters."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deploy import pipeline
+from deploy.following import stage_counters
+from deploy.settings import load_settings
+from streams import kafka
+from streams.codecs import decode
+from streams.embedded import fold
+from streams.records import EVENTS
+from streams.stage import Message, Output
+from tests.conftest import TestBroker
+from tests.drills.events import days
+from tests.drills.on_call import drill
+from tests.drills.stages import stages, wait_until
+
+pytestmark = [pytest.mark.kafka, pytest.mark.drill]
+BAD = range(100, 104)  # of the orders: two hours of a day with 48
+
+
+def spoiled(event: Output) -> Output:
+    """With its quantity as text."""
+    assert event.value is not None
+    document = json.loads(event.value)
+    for line in document["lines"]:
+        line["quantity"] = str(line["quantity"])
+    return Output(event.topic, event.partition, json.dumps(document).encode(), event.key)
+
+
+def rows(values: list[bytes | None]) -> list[tuple[Any, ...]]:
+    """What counts of every event, sorted."""
+    found: list[tuple[Any, ...]] = []
+    for value in values:
+        batch = decode(value or b"")
+        if batch.record is EVENTS:
+            found += zip(*(batch[name].tolist() for name in ("product", "at", "quantity", "amount")), strict=True)
+    return sorted(found)
+
+
+def test_orders_of_a_bad_schema_are_found_mended_and_sent_again(
+    fresh_kafka: TestBroker, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fresh_kafka.create_topics(2)
+    bootstrap = fresh_kafka.bootstrap
+    monkeypatch.setenv("TRENDSTREAM_PARTITIONS", "2")
+    monkeypatch.setenv("TRENDSTREAM_DATABASE_URL", f"sqlite:///{tmp_path}/read-model.db")
+    settings = load_settings(bootstrap=bootstrap, idle_ms=1_000, snapshot_interval_s=1)
+    good = days(0, 4)
+    shipped = [spoiled(event) if number in BAD else event for number, event in enumerate(good)]
+    with stages(settings, {"ingest": lambda: pipeline.ingest_spec(settings)}) as ingest:
+        ingest.start()
+        kafka.append(bootstrap, shipped)
+
+        def counted() -> int:
+            counters = stage_counters(bootstrap).get("ingest", {})
+            return counters.get("accepted", 0) + counters.get("dead", 0)
+
+        wait_until(lambda: counted() == len(shipped), "every order is read")
+        with drill("1-bad-schema", bootstrap, capsys) as engineer:
+            assert f"{len(BAD)} dead letters are open ({len(BAD)} wrong-type)" in engineer("doctor", code=1)
+            listed = engineer("dlq", "list")
+            assert "wrong-type" in listed
+            (example,) = {word for word in listed.split() if word.startswith("orders/0/")}
+            assert '"quantity": »"' in engineer("dlq", "show", example)
+            mend = ("dlq", "redrive", "--because", "wrong-type", "--transform", ".lines[].quantity |= tonumber")
+            tried = " ".join(engineer(*mend, "--dry-run").split())
+            assert f"would be sent {len(BAD)} left out 0 would fail again 0" in tried
+            done = " ".join(engineer(*mend, "--yes", "--reason", "quantity came as text for an hour").split())
+            assert f"sent {len(BAD)} refused 0 left out 0 came back 0 ingest has read them all" in done
+            assert "dead letters are open" not in engineer("doctor", code=1)  # there are no other workers in this drill
+            assert "dlq redrive" in engineer("audit")
+        # What windows read is what a platform without the error would have sent, each order once.
+        found = rows([m.value for m in kafka.read(bootstrap, "trend.events")])
+        expected: list[bytes | None] = []
+        for partition in (0, 1):
+            task = ("orders", partition)
+            log = [Message(*task, i, 2**41, e.key, e.value) for i, e in enumerate(good) if e.partition == partition]
+            outputs = fold(pipeline.ingest_spec(settings).make(task), log)
+            expected += [o.value for o in outputs if o.topic == "trend.events"]
+        assert found == rows(expected)
+        assert len(found) == len(good)
