@@ -133,7 +133,7 @@ def _restorable(at: Installation, task: TaskState, held: Held) -> Iterator[Findi
             f"{place} cannot be restored: its newest snapshot ends at {offset}, {task.topic} is kept from {task.first}",
             f"do not stop its worker; {wait}; lengthen the retention of {task.topic}",
         )
-    elif retention > 0 and at.now - taken > retention / 2 and task.end > offset:
+    elif retention > 0 and at.now - taken > retention / 2 and task.committed > offset:
         yield Finding(
             "problem",
             f"the newest snapshot of {place} is {long(at.now - taken)} old, and {task.topic} is kept for "

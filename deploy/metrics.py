@@ -66,9 +66,10 @@ class MetricsObserver(Silent):
         if records:
             self._batch.labels(stage).observe(records)
 
-    def progressed(self, progress: Progress, delay_s: float) -> None:
+    def progressed(self, progress: Progress, delay_s: float | None) -> None:
         self._tasks.put(progress)
-        self._delay.labels(progress.stage).observe(max(delay_s, 0.0))
+        if delay_s is not None:
+            self._delay.labels(progress.stage).observe(max(delay_s, 0.0))
 
     def lagging(self, stage: str, task: TaskKey, records: int) -> None:
         self._lag.labels(stage, task[0], str(task[1])).set(records)
@@ -107,6 +108,7 @@ class _Tasks(Collector):
                 ("committed_offset", "next input offset", ()),
                 ("event_time_seconds", "event time that the task has come to", ()),
                 ("snapshot_taken_seconds", "when the newest snapshot was taken", ()),
+                ("snapshot_behind_offsets", "folded since the newest snapshot", ()),
                 ("head_epoch_seconds", "event time of the head in use", ("model", "head")),
                 ("error_ratio", "absolute error of the medians over units sold, newest epoch", ("days", "of")),
                 ("sources_idle", "sources that hold event time back no more", ()),
@@ -119,6 +121,7 @@ class _Tasks(Collector):
             gauges["committed_offset"].add_metric(task, p.offset)
             if p.snapshot_at:
                 gauges["snapshot_taken_seconds"].add_metric(task, p.snapshot_at / 1000)
+                gauges["snapshot_behind_offsets"].add_metric(task, p.offset - p.snapshot_offset)
             if "event_time" in p.report:
                 gauges["event_time_seconds"].add_metric(task, float(p.report["event_time"]) / 1000)
             if "idle" in p.report:

@@ -17,8 +17,8 @@ class Observer(Protocol):
 
     def committed(self, stage: str, records: int, outputs: int, seconds: float) -> None: ...
 
-    def progressed(self, progress: Progress, delay_s: float) -> None:
-        """A task in a commit; `delay_s` is the age of the newest record that it has folded."""
+    def progressed(self, progress: Progress, delay_s: float | None) -> None:
+        """A task in a commit; `delay_s` is the age of the newest record folded since the last, if any."""
 
     def lagging(self, stage: str, task: TaskKey, records: int) -> None:
         """How many offsets are left to read, about once a second."""
@@ -40,7 +40,7 @@ class Silent:
     def committed(self, stage: str, records: int, outputs: int, seconds: float) -> None:
         return None
 
-    def progressed(self, progress: Progress, delay_s: float) -> None:
+    def progressed(self, progress: Progress, delay_s: float | None) -> None:
         return None
 
     def lagging(self, stage: str, task: TaskKey, records: int) -> None:
@@ -71,7 +71,7 @@ class Several:
         for each in self._observers:
             each.committed(stage, records, outputs, seconds)
 
-    def progressed(self, progress: Progress, delay_s: float) -> None:
+    def progressed(self, progress: Progress, delay_s: float | None) -> None:
         for each in self._observers:
             each.progressed(progress, delay_s)
 

@@ -55,14 +55,13 @@ class _Task:
     stage: Stage
     position: int  # next input offset that the state does not hold
     last_input_at: int
-    newest_at: int = 0  # record time of the newest record folded
+    newest_at: int = 0  # record time of the newest record folded since the last commit; 0: none
     caught_up: bool = False
     dirty: bool = False  # folded since the last commit
     waiting: deque[Message] = field(default_factory=deque)  # held back until `ready`
     waiting_since: float = 0.0
     manifests: list[SnapshotManifest] = field(default_factory=list)
-    snapshot_offset: int = -1  # input offset of the newest snapshot …
-    snapshot_at: int = 0  # … and when it was taken
+    snapshot: SnapshotManifest | None = None  # the newest
     snapshot_due: float = 0.0  # monotonic seconds
     upload: Upload | None = None  # a snapshot on its way
 
@@ -418,7 +417,7 @@ class Runner:
         )
 
     def _snapshot_due(self, task: _Task) -> bool:
-        waits = task.position > max(task.snapshot_offset, 0)
+        waits = task.position > (task.snapshot.offset if task.snapshot else 0)
         return self._chunks is not None and waits and time.monotonic() >= task.snapshot_due
 
     def _commit_if_due(self) -> None:
@@ -438,8 +437,9 @@ class Runner:
         taken = self._snapshot_chunks() if snapshots and self._chunks is not None else []
         # 3. Manifests of those whose chunks are all out and flushed, inside the transaction: a manifest is seen only
         #    with its own offset or a later one.
-        for _, snapshot in taken:
+        for task, snapshot in taken:
             self._publish([snapshot.manifest])
+            task.snapshot, task.dirty = snapshot.described, True  # its progress tells of it
         # 4. The progress of each task that moved.
         moved = [(key, task) for key, task in self._tasks.items() if task.dirty]
         told = [(key, task, self._progress(key, task)) for key, task in moved]
@@ -458,7 +458,6 @@ class Runner:
             task.dirty = False
         for task, snapshot in taken:
             task.manifests.append(snapshot.described)
-            task.snapshot_offset, task.snapshot_at = snapshot.described.offset, snapshot.described.taken_at
             self._thin(task)
         # From the end: where a commit takes longer than the interval, there would be one after every record.
         self._last_commit = time.monotonic()
@@ -466,7 +465,8 @@ class Runner:
         self._records = self._outputs = 0
         now = time.time()
         for _, task, progress in told:
-            self._observer.progressed(progress, now - task.newest_at / 1000)
+            self._observer.progressed(progress, now - task.newest_at / 1000 if task.newest_at else None)
+            task.newest_at = 0
 
     def _progress(self, key: TaskKey, task: _Task) -> Progress:
         state = {} if self._spec.stateful else task.stage.snapshot()
@@ -479,8 +479,8 @@ class Runner:
             state=state,
             report=reported(task.stage),
             slot=self._config.slot,
-            snapshot_offset=task.snapshot_offset,
-            snapshot_at=task.snapshot_at,
+            snapshot_offset=task.snapshot.offset if task.snapshot else -1,
+            snapshot_at=task.snapshot.taken_at if task.snapshot else 0,
         )
 
     def _snapshot_chunks(self) -> list[tuple[_Task, Upload]]:
@@ -623,8 +623,7 @@ class Runner:
         task = self._task(stage, committed if committed >= 0 else begin)
         task.manifests = snapshots.manifests(key)
         self._bury(snapshots.strays(key, self._config.partitions))
-        if taken:
-            task.snapshot_offset, task.snapshot_at = taken.offset, taken.taken_at
+        task.snapshot = taken
         task.snapshot_due = time.monotonic() + self._config.snapshot_interval_ms / 1000
         self._observer.restored(self._spec.name, key, begin, task.position, time.monotonic() - started)
         return task

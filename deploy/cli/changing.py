@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated
@@ -16,6 +17,17 @@ Reason = Annotated[str, typer.Option(help="Why; it is kept in trend.audit. Asked
 # kafka-consumer-groups says --execute; so may whoever is used to that.
 Yes = Annotated[bool, typer.Option("--yes", "--execute", help="Do it without asking.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the plan, and do nothing.")]
+Export = Annotated[bool, typer.Option("--export", help="The plan as one JSON document, and nothing done.")]
+
+
+def only_planned(plan: Facts, dry_run: bool, export: bool) -> bool:
+    """Whether the plan is all that was wanted; then it is shown."""
+    if export:
+        typer.echo(json.dumps(plan))
+    elif dry_run:
+        show_facts(plan)
+        typer.echo("nothing was done")
+    return export or dry_run
 
 
 @contextmanager

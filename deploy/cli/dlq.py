@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import time
 from collections import defaultdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from deploy.brokers import find_bootstrap
-from deploy.cli.changing import DryRun, Reason, Yes, changing, show_facts
+from deploy.cli.changing import DryRun, Export, Reason, Yes, changing, only_planned, show_facts
 from deploy.cli.consoles import report_console
 from deploy.cli.instants import HELP, instant
 from deploy.errors import ConfigurationError, RedriveError
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from deploy.dead_letters import Letter, Selection
     from deploy.redriving import Mended, Mender
+    from streams.ingest.letters import Transform
     from streams.records import Facts
 
 dlq = typer.Typer(help="List dead letters, show one with its error, and send their events again.", no_args_is_help=True)
@@ -153,6 +155,7 @@ def redrive(
     max_errors: Annotated[int, typer.Option(min=0, help="Stop when more than so many fail again.")] = 10,
     show_first: Annotated[int, typer.Option("--show", min=0, help="Letters shown before and after.")] = 2,
     dry_run: DryRun = False,
+    export: Export = False,
     reason: Reason = "",
     yes: Yes = False,
     bootstrap: Bootstrap = None,
@@ -177,10 +180,11 @@ def redrive(
     found = letters(address, selection, originals=True)
     mender = _mender(settings, address, mending)
     ready = [letter for letter in found if letter.open]
-    plan = _plan(found, [mender.mend(letter, _now()) for letter in ready], transform, show_first)
-    if dry_run or not ready:
-        show_facts(plan)
-        typer.echo("nothing was done" if dry_run else "there is nothing to send")
+    plan = _plan(found, [mender.mend(letter, int(time.time() * 1000)) for letter in ready], transform, show_first)
+    if only_planned(plan, dry_run, export):
+        return
+    if not ready:
+        typer.echo("there is nothing to send")
         return
     console = report_console()
     with changing(address, "dlq redrive", plan, reason, yes) as change:
@@ -197,7 +201,7 @@ def redrive(
             raise RedriveError(f"{work.counts.failures} letters failed again; `trendstream dlq list` says why")
 
 
-def _mender(settings: Settings, address: str, transform: object) -> Mender:
+def _mender(settings: Settings, address: str, transform: Transform | None) -> Mender:
     from deploy.inspection import progress
     from deploy.pipeline import ingest_config
     from deploy.redriving import Mender
@@ -209,7 +213,7 @@ def _mender(settings: Settings, address: str, transform: object) -> Mender:
         for told in progress(address)
         if told.stage == "ingest" and "event_time" in told.report
     }
-    return Mender(Checker(config), settings.secret_bytes(), transform, marks)  # type: ignore[arg-type]
+    return Mender(Checker(config), settings.secret_bytes(), transform, marks)
 
 
 def _plan(found: list[Letter], mended: list[Mended], transform: str, shown: int) -> Facts:
@@ -279,9 +283,3 @@ def _plain(letter: Letter) -> dict[str, object]:
         "open": letter.open,
         "sent": f"{sent.topic}/{sent.partition}/{sent.offset}" if sent else None,
     }
-
-
-def _now() -> int:
-    import time
-
-    return int(time.time() * 1000)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from deploy.brokers import find_bootstrap
-from deploy.cli.changing import DryRun, Reason, Yes, changing, show_facts
+from deploy.cli.changing import DryRun, Export, Reason, Yes, changing, only_planned, show_facts
 from deploy.cli.consoles import report_console
 from deploy.errors import ConfigurationError
 from deploy.settings import Settings, load_settings
@@ -120,6 +120,7 @@ def promote(
         Path | None, typer.Option(help="A head as JSON, as `topics cat model.heads --json` has it.")
     ] = None,
     dry_run: DryRun = False,
+    export: Export = False,
     reason: Reason = "",
     yes: Yes = False,
     bootstrap: Bootstrap = None,
@@ -135,13 +136,14 @@ def promote(
     address = find_bootstrap(settings)
     head = decode_json(file.read_bytes(), Head) if file else _target(settings, published(address), version).head
     plan: Facts = {"head": head.version, "network": head.model, "from": str(file) if file else "model.heads"}
-    _install(address, "heads promote", head, plan, dry_run, reason, yes)
+    _install(address, "heads promote", head, plan, (dry_run, export), reason, yes)
 
 
 @heads.command()
 def rollback(
     version: Version,
     dry_run: DryRun = False,
+    export: Export = False,
     reason: Reason = "",
     yes: Yes = False,
     worst: Annotated[int, typer.Option(min=0, help="Largest changes that are listed.")] = 10,
@@ -169,8 +171,8 @@ def rollback(
         "withdrawn": [f"{each.head.version} (error 1 d {_percent(each.error(1))})" for each in withdrawn],
         **_impact(impact, worst),
     }
-    new = _install(address, "heads rollback", target.head, plan, dry_run, reason, yes)
-    if impact.counts:
+    new = _install(address, "heads rollback", target.head, plan, (dry_run, export), reason, yes)
+    if impact.counts and not export:
         from deploy.rendering import iso
 
         first, last = (iso(at or 0).replace(" ", "T") for at in (impact.first, impact.last))
@@ -191,14 +193,14 @@ def _target(settings: Settings, found: list[Published], version: str) -> Publish
     return Published(frozen_head(bundle.version, bundle.dispersion, bundle.categories), 0)
 
 
-def _install(address: str, command: str, head: Head, plan: Facts, dry_run: bool, reason: str, yes: bool) -> str:
+def _install(
+    address: str, command: str, head: Head, plan: Facts, shown: tuple[bool, bool], reason: str, yes: bool
+) -> str:
     """The version that the learner has published it as; "" where it has not answered yet, or nothing was done."""
     from deploy.errors import DeployError
     from deploy.heads import answer, install
 
-    if dry_run:
-        show_facts(plan)
-        typer.echo("nothing was done")
+    if only_planned(plan, *shown):
         return ""
     with changing(address, command, plan, reason, yes) as change:
         install(address, head, change.begun.audit_id)

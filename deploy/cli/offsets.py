@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from deploy.brokers import find_bootstrap
-from deploy.cli.changing import DryRun, Reason, Yes, changing, show_facts
+from deploy.cli.changing import DryRun, Export, Reason, Yes, changing, only_planned
 from deploy.errors import ConfigurationError
 from deploy.settings import load_settings
 
@@ -29,6 +29,7 @@ def reset(
     topic: Annotated[str, typer.Option(help="With --to-offset.")] = "",
     partition: Annotated[int, typer.Option(min=0, help="With --to-offset.")] = 0,
     dry_run: DryRun = False,
+    export: Export = False,
     reason: Reason = "",
     yes: Yes = False,
     bootstrap: Annotated[str | None, typer.Option(help="host:port of Kafka; default: TRENDSTREAM_BOOTSTRAP.")] = None,
@@ -60,9 +61,10 @@ def reset(
     else:
         wanted = {key: t.progress.offset for key, t in tasks.items() if t.progress and t.progress.offset != t.committed}
     plan: Facts = {f"{t}/{p}": f"{tasks[t, p].committed} to {offset}" for (t, p), offset in wanted.items()}
-    if dry_run or not wanted:
-        show_facts(plan)
-        typer.echo("nothing was done" if wanted else f"every offset of {stage} is what its progress says")
+    if only_planned(plan, dry_run, export):
+        return
+    if not wanted:
+        typer.echo(f"every offset of {stage} is what its progress says")
         return
     with changing(address, "offsets reset", {"stage": stage, **plan}, reason, yes) as change:
         set_offsets(address, f"trendstream.{stage}", wanted)

@@ -70,7 +70,7 @@ def cat(
     ] = False,
     since: Since = "",
     until: Until = "",
-    key: Annotated[str, typer.Option("--key", "-k", help="Only records of this key.")] = "",
+    key: Annotated[str, typer.Option(help="Only records of this key.")] = "",
     text: Annotated[str, typer.Option(help="Only records with this text in them, batches too.")] = "",
     product: Product = "",
     as_json: Annotated[bool, typer.Option("--json", "-J", help="One JSON document a line, nothing shortened.")] = False,

@@ -7,12 +7,16 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
+from deploy import pipeline
+from deploy.inspection import RUNNERS, inspect
 from deploy.settings import Settings
 from deploy.workers import runner_config
+from model.registry import Bundle
+from streams import kafka
 from streams.errors import StreamsError
 from streams.observing import Observer
 from streams.runner import Runner
-from streams.stage import StageSpec
+from streams.stage import Message, StageSpec
 
 
 class Stages:
@@ -50,6 +54,38 @@ class Stages:
             Runner(self._specs[name](), config, stop.is_set, self._observers.get(name)).run()
         except StreamsError as error:
             self.errors.append(error)
+
+
+def loop(settings: Settings, bundle: Bundle) -> dict[str, Callable[[], StageSpec]]:
+    """Every stage but the encoders."""
+    return {
+        "ingest": lambda: pipeline.ingest_spec(settings),
+        "windows": lambda: pipeline.windows_spec(settings),
+        "inference": lambda: pipeline.inference_spec(settings, bundle),
+        "labels": lambda: pipeline.labels_spec(settings),
+        "learner": lambda: pipeline.learner_spec(settings, bundle),
+        "signals": lambda: pipeline.signals_spec(settings),
+    }
+
+
+def drained(bootstrap: str, until: int, *names: str) -> bool:
+    """Whether these stages (all of the loop without names) have read all there is, and every partition's event time has
+    come to an instant, UTC ms."""
+    at = inspect(bootstrap, 2, 0)
+    reached = [task.event_time or 0 for task in at.of("windows")]
+    left = [task.left for name in names or RUNNERS for task in at.of(name)]
+    return not any(left) and min(reached) >= until
+
+
+def logs(bootstrap: str) -> dict[str, dict[int, list[Message]]]:
+    """Every topic but the snapshots, by partition."""
+    found: dict[str, dict[int, list[Message]]] = {}
+    for name, count in kafka.partition_counts(bootstrap).items():
+        if name != "trend.snapshots":
+            found[name] = {p: [] for p in range(count)}
+            for message in kafka.read(bootstrap, name):
+                found[name][message.partition].append(message)
+    return found
 
 
 @contextmanager

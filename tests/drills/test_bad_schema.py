@@ -76,6 +76,13 @@ def test_orders_of_a_bad_schema_are_found_mended_and_sent_again(
             assert f"sent {len(BAD)} refused 0 left out 0 came back 0 ingest has read them all" in done
             assert "dead letters are open" not in engineer("doctor", code=1)  # there are no other workers in this drill
             assert "dlq redrive" in engineer("audit")
+        found_at = engineer("topics", "find", f"o{BAD[0]}", quietly=True)
+        assert "orders/0@" in found_at  # the mended one too
+        assert (
+            json.loads(engineer("topics", "cat", "orders", "--since", "1h", "-c", "1", "-J", quietly=True))["offset"]
+            == 0
+        )
+        assert engineer("topics", "cat", "orders", "--until", "1h", "-J", quietly=True) == ""
         # What windows read is what a platform without the error would have sent, each order once.
         found = rows([m.value for m in kafka.read(bootstrap, "trend.events")])
         expected: list[bytes | None] = []

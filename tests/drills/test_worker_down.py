@@ -8,24 +8,21 @@ from pathlib import Path
 
 import pytest
 
-from deploy import pipeline
 from deploy.inspection import inspect
 from deploy.settings import load_settings
 from model.registry import untrained_bundle
 from streams import kafka
 from streams.codecs import decode, decode_json
 from streams.records import EVENTS, Head, Score
-from streams.stage import Message
 from streams.topics import DAY_MS
 from tests.conftest import TestBroker
 from tests.drills.events import START, days, produce
 from tests.drills.on_call import drill
-from tests.drills.stages import stages, wait_until
+from tests.drills.stages import drained, logs, loop, stages, wait_until
 from tests.e2e.contract import check_contract, check_ingest
 
 pytestmark = [pytest.mark.kafka, pytest.mark.drill]
 TWO_HOURS_MS = 2 * 3_600_000
-STAGES = ("ingest", "windows", "inference", "labels", "learner", "signals")
 
 
 def test_a_worker_that_was_down_for_two_hours_catches_up_and_marks_what_was_stale(
@@ -37,33 +34,20 @@ def test_a_worker_that_was_down_for_two_hours_catches_up_and_marks_what_was_stal
     monkeypatch.setenv("TRENDSTREAM_DATABASE_URL", f"sqlite:///{tmp_path}/read-model.db")
     settings = load_settings(bootstrap=bootstrap, idle_ms=1_000, snapshot_interval_s=1, head_wait_ms=500)
     bundle = untrained_bundle()
-    specs = {
-        "ingest": lambda: pipeline.ingest_spec(settings),
-        "windows": lambda: pipeline.windows_spec(settings),
-        "inference": lambda: pipeline.inference_spec(settings, bundle),
-        "labels": lambda: pipeline.labels_spec(settings),
-        "learner": lambda: pipeline.learner_spec(settings, bundle),
-        "signals": lambda: pipeline.signals_spec(settings),
-    }
 
     def closes() -> list[Score]:
         scores = [decode_json(m.value or b"", Score) for m in kafka.read(bootstrap, "trend.scores")]
         return [score for score in scores if score.window_kind == "close"]
 
-    def drained(day: int, *names: str) -> bool:
-        """Whether these stages have read all there is, and the windows have closed the day before this one."""
-        at = inspect(bootstrap, 2, 0)
-        closed = [task.event_time or 0 for task in at.of("windows")]
-        return (
-            not any(task.left for name in names for task in at.of(name)) and min(closed) >= START + (day - 1) * DAY_MS
-        )
+    def through(day: int, *names: str) -> bool:
+        return drained(bootstrap, START + (day - 1) * DAY_MS, *names)
 
-    with stages(settings, specs) as workers:
+    with stages(settings, loop(settings, bundle)) as workers:
         workers.start()
         before = days(0, 5)
         now = int(time.time() * 1000)
         produce(bootstrap, before, [now - TWO_HOURS_MS] * len(before))
-        wait_until(lambda: drained(5, *STAGES), "the first days are through")
+        wait_until(lambda: through(5), "the first days are through")
         assert not any(score.head_late for score in closes())
         workers.stop("ingest", "learner")
 
@@ -75,16 +59,16 @@ def test_a_worker_that_was_down_for_two_hours_catches_up_and_marks_what_was_stal
             said = engineer("doctor", code=1)
             assert f"no worker of ingest runs: {len(missed)} offsets wait, the oldest for 2." in said
             workers.start("ingest")  # as `trendstream worker ingest` does
-            wait_until(lambda: drained(8, "ingest", "windows", "inference", "labels", "signals"), "caught up")
+            wait_until(lambda: through(8, "ingest", "windows", "inference", "labels", "signals"), "caught up")
             engineer("status")
             assert "scores say head_late" in engineer("doctor", code=1)
             stale = json.loads(engineer("topics", "cat", "trend.scores", "--text", '"head_late":true', "-c", "1", "-J"))
             assert stale["value"]["head_late"]
             workers.start("learner")
-            wait_until(lambda: drained(8, *STAGES), "the learner has caught up")
+            wait_until(lambda: through(8), "the learner has caught up")
             engineer("status")
         kafka.append(bootstrap, days(8, 10))
-        wait_until(lambda: drained(10, *STAGES), "the days after")
+        wait_until(lambda: through(10), "the days after")
 
     by_end = {score.window_end: score.head_late for score in closes()}
     assert [day for day in range(1, 10) if by_end[START + day * DAY_MS]] == [6, 7]  # 5 has its head from before
@@ -92,12 +76,7 @@ def test_a_worker_that_was_down_for_two_hours_catches_up_and_marks_what_was_stal
     assert len(ends) == len(set(ends)) == 6 * 9  # every product at the end of each day, once
 
     # Nothing was lost, nothing came twice, and every stage gave what its log says.
-    topics: dict[str, dict[int, list[Message]]] = {}
-    for name in kafka.partition_counts(bootstrap):
-        if name != "trend.snapshots":
-            topics[name] = {p: [] for p in range(kafka.partition_counts(bootstrap)[name])}
-            for message in kafka.read(bootstrap, name):
-                topics[name][message.partition].append(message)
+    topics = logs(bootstrap)
     check_ingest(topics, settings)
     check_contract(topics, settings, bundle)
     events = [decode(m.value or b"") for log in topics["trend.events"].values() for m in log]

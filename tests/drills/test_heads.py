@@ -1,0 +1,91 @@
+"""Drill 2, up to the replay: a bad head was promoted. Found by its error, rolled back; what it touched is listed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from deploy.heads import published
+from deploy.settings import load_settings
+from model.registry import untrained_bundle
+from streams import kafka
+from streams.codecs import decode_json, encode_json
+from streams.records import Score
+from streams.topics import DAY_MS
+from tests.conftest import TestBroker
+from tests.drills.events import START, days
+from tests.drills.on_call import drill
+from tests.drills.stages import drained, logs, loop, stages, wait_until
+from tests.e2e.contract import check_contract
+
+pytestmark = [pytest.mark.kafka, pytest.mark.drill]
+
+
+def test_a_bad_head_is_found_by_its_error_and_rolled_back(
+    fresh_kafka: TestBroker, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fresh_kafka.create_topics(2)
+    bootstrap = fresh_kafka.bootstrap
+    monkeypatch.setenv("TRENDSTREAM_PARTITIONS", "2")
+    monkeypatch.setenv("TRENDSTREAM_DATABASE_URL", f"sqlite:///{tmp_path}/read-model.db")
+    settings = load_settings(bootstrap=bootstrap, idle_ms=1_000, snapshot_interval_s=1)
+    bundle = untrained_bundle()
+
+    def newest_version() -> str:
+        return published(bootstrap)[-1].head.version
+
+    def through(day: int) -> bool:
+        return drained(bootstrap, START + (day - 1) * DAY_MS)
+
+    with stages(settings, loop(settings, bundle)) as workers:
+        workers.start()
+        kafka.append(bootstrap, days(0, 6))
+        wait_until(lambda: through(6) and newest_version().endswith(f"-e{START + 5 * DAY_MS}"), "five epochs")
+        good = published(bootstrap)[-1].head
+        # Somebody installs a head that says eight times as much of everything.
+        bad = msgspec.structs.replace(good, version="tuned-by-hand", theta=[[2.08, *r[1:]] for r in good.theta])
+        file = tmp_path / "head.json"
+        file.write_bytes(encode_json(bad))
+        with drill("2-bad-head", bootstrap, capsys) as engineer:
+            by_hand = ("heads", "promote", "--file", str(file), "--yes", "--reason", "a better one")
+            promoted = " ".join(engineer(*by_hand, quietly=True).split())
+            assert f"published {good.version}.1" in promoted
+            kafka.append(bootstrap, days(6, 8))
+            wait_until(lambda: through(8) and newest_version().endswith(f"-e{START + 7 * DAY_MS}"), "its outcomes")
+
+            listed = engineer("heads", "list")
+            assert f"{good.version}.1" in listed
+            assert "promotion all" in listed
+            errors = {each.head.version: each.error(1) or 0.0 for each in published(bootstrap)}
+            assert errors[newest_version()] > 2 * errors[good.version]
+            assert "× 8.0" in engineer("heads", "diff", good.version, f"{good.version}.1")
+
+            back = ("heads", "rollback", good.version)
+            plan = " ".join(engineer(*back, "--dry-run").split())
+            assert f"withdrawn {good.version}.1" in plan
+            assert "expected in 7 days" in plan
+            done = " ".join(engineer(*back, "--yes", "--reason", "its error is four times the sales").split())
+            again = newest_version()
+            assert again == f"{newest_epoch(bootstrap)}.1"
+            assert f"published {again}" in done
+            assert "trendstream replay plan --from 2025-10-1" in done
+        withdrawn = {f"{good.version}.1", *(p.head.version for p in published(bootstrap)[6:8])}
+        scores = [decode_json(m.value or b"", Score) for m in kafka.read(bootstrap, "trend.scores")]
+        touched = [score for score in scores if score.head in withdrawn]
+        assert f"made in trend.scores {len(touched):,} " in plan
+        kafka.append(bootstrap, days(8, 9))
+        wait_until(lambda: through(9) and newest_version().endswith(f"-e{START + 8 * DAY_MS}"), "the day after")
+
+    restored = next(each.head for each in published(bootstrap) if each.head.version == again)
+    assert restored.theta == good.theta
+    scores = [decode_json(m.value or b"", Score) for m in kafka.read(bootstrap, "trend.scores")]
+    after = [s for s in scores if s.window_kind == "close" and s.window_end == START + 8 * DAY_MS]
+    assert {score.head for score in after} == {again}
+    check_contract(logs(bootstrap), settings, bundle)
+
+
+def newest_epoch(bootstrap: str) -> str:
+    """Version that the newest epoch had before anybody installed another."""
+    return published(bootstrap)[-1].head.version.partition(".")[0]
