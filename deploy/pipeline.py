@@ -5,12 +5,12 @@ Stages are imported when they are asked for: a worker brings its own stage, not 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from deploy.errors import ConfigurationError
 from deploy.settings import Settings
-from streams.stage import StageSpec
+from streams.stage import StageSpec, TaskKey
 from streams.topics import PLATFORM_TOPICS
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from featurizers.projection import Projection
     from featurizers.text import TextEncoder
     from model.registry import Bundle
+    from model.scoring import Recorded
     from streams.ingest import IngestConfig
 
 NO_LIVE_MS = 2**60  # a live interval that never passes: close windows alone
@@ -133,19 +134,28 @@ def projections(settings: Settings) -> tuple[str, str]:
 def inference_spec(
     settings: Settings,
     bundle: Bundle,
-    recorded: Mapping[tuple[int, int], tuple[str, int]] | None = None,
+    recorded: Mapping[int, Recorded] | None = None,
     heads_since: int = 0,
+    live_epochs: Mapping[int, Callable[[int], int]] | None = None,
 ) -> StageSpec:
-    """`recorded` are the heads that earlier predictions name, for folding a log again; `heads_since` is the first epoch
-    that the learner can make, where the windows stage has run before it (UTC ms)."""
+    """`recorded` and `live_epochs`, by partition, are the heads that earlier predictions name, to fold a log again;
+    `heads_since` is the first epoch that the learner can make, where the windows stage has run before it (UTC ms)."""
     from model.heads import HeadStore
     from model.scoring import InferenceConfig, InferenceStage
 
     heads = HeadStore(bundle.version, heads_since)
+
+    def make(task: TaskKey) -> InferenceStage:
+        of = task[1]
+        then = recorded.get(of, {}) if recorded is not None else None
+        return InferenceStage(
+            task, InferenceConfig(), bundle, heads, then, live_epochs.get(of) if live_epochs is not None else None
+        )
+
     return StageSpec(
         "inference",
         ("trend.windows",),
-        lambda task: InferenceStage(task, InferenceConfig(), bundle, heads, recorded),
+        make,
         stateful=False,
         versioned={"model.heads": heads},
         ready_timeout_ms=settings.head_wait_ms,
@@ -187,6 +197,25 @@ def current_bundle(settings: Settings) -> Bundle:
     path = newest(settings.model_dir)
     torch.set_num_threads(1)  # the same sums in the same order wherever it runs; more partitions use more cores
     return load_bundle(path, device(settings)) if path else untrained_bundle(device=device(settings))
+
+
+def bundle_of(settings: Settings, version: str) -> Bundle:
+    """A bundle of the model folder by its version, or the untrained one. Raises ConfigurationError for another."""
+    import torch
+
+    from model.registry import load_bundle, untrained_bundle
+
+    torch.set_num_threads(1)  # as in current_bundle
+    path = settings.model_dir / version
+    if version and path.is_dir():
+        return load_bundle(path, device(settings))
+    bundle = untrained_bundle(device=device(settings))
+    if version not in ("", bundle.version):
+        known = sorted(p.name for p in settings.model_dir.glob("*") if p.is_dir())
+        raise ConfigurationError(
+            f"network {version!r} is not in {settings.model_dir} ({', '.join(known) or 'empty'}); put its folder there"
+        )
+    return bundle
 
 
 def device(settings: Settings) -> str:

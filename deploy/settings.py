@@ -70,6 +70,7 @@ class Settings(BaseSettings):
     )
     database_url: str = Field("sqlite:///build/trendstream.db", description="SQLAlchemy URL of the read model")
     model_dir: Path = Field(Path("build/models"), description="trained networks and starting heads")
+    replay_dir: Path = Field(Path("build/replays"), description="plans of replays, and what they write")
     text_model: str = Field("", description="Hugging Face name or folder; empty: the packaged one")
     image_model: str = Field("", description="timm name or folder; empty: the packaged one")
     device: Literal["cpu", "cuda", "auto"] = Field("cpu", description="where networks run")

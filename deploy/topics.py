@@ -6,8 +6,8 @@ import heapq
 import itertools
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic  # type: ignore[attr-defined]
@@ -18,6 +18,7 @@ from streams.codecs import encode_json
 from streams.errors import BrokerError
 from streams.kafka import partition_counts, read
 from streams.records import Skip
+from streams.replay.shadow import PROGRESS, shadow_topic
 from streams.stage import Message, Output, TaskKey
 from streams.topics import TOPICS, Topic, topics
 
@@ -64,6 +65,17 @@ def create_topics(bootstrap: str, partitions: int, timeout_s: float = 30.0) -> l
         _make(_admin(bootstrap), missing, timeout_s)
         _wait_usable(bootstrap, {t.name: t.partitions for t in missing}, timeout_s)
     return [t.name for t in missing]
+
+
+def create_shadow_topics(bootstrap: str, replay: str, names: Iterable[str], partitions: int) -> None:
+    """Make what is missing of a replay's own topics, each like the one that it is the shadow of."""
+    wanted = [replace(t, name=shadow_topic(replay, t.name)) for t in topics(partitions) if t.name in set(names)]
+    wanted.append(Topic(shadow_topic(replay, PROGRESS), "none", "checkpoint", "steps of a replay", 1))
+    there = partition_counts(bootstrap)
+    missing = [t for t in wanted if t.name not in there]
+    if missing:
+        _make(_admin(bootstrap), missing, 30.0)
+        _wait_usable(bootstrap, {t.name: t.partitions for t in missing}, 30.0)
 
 
 def describe_topics(bootstrap: str, timeout_s: float = 10.0) -> list[TopicState]:

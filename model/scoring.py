@@ -6,7 +6,7 @@ batches of one fixed, padded shape. Which head scores a window is a rule of even
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -50,6 +50,9 @@ _UNITS = CHANNELS.index("units")
 _KEPT = ("end", "kind", "revision", "as_of", "offset", "baseline", "thresholds", "mask", "sales_class")
 _STOCK = ("price", "unit_cost", "on_hand", "on_order", "lead_time_days")
 _CODED = ("product", "category", "text_encoder", "image_encoder")
+
+
+Recorded = Mapping[tuple[int, int], tuple[str, int]]
 
 
 @dataclass(frozen=True)
@@ -98,14 +101,19 @@ class _Choice:
 
 @dataclass
 class InferenceStage:
-    """One partition of `trend.windows`. `recorded` gives the heads of a run that is folded again:
-    (offset of the record of trend.windows, window kind) to (head version, head_late)."""
+    """One partition of `trend.windows`.
+
+    `recorded` gives the heads of a run that is folded again: (offset of the record of trend.windows, window kind) to
+    (head version, head_late). Where the windows are not the same ones, `live_epochs` alone says which epoch's head
+    scored live windows then, by the offset of trend.events.
+    """
 
     task: TaskKey
     config: InferenceConfig
     bundle: Bundle
     heads: HeadStore
-    recorded: Mapping[tuple[int, int], tuple[str, int]] | None = None
+    recorded: Recorded | None = None
+    live_epochs: Callable[[int], int] | None = None
     _frozen: Head = field(init=False)
     _counters: dict[str, int] = field(init=False)
     _decoded: tuple[int, Rows] | None = None  # the record that `ready` has looked into, for `fold`
@@ -116,14 +124,13 @@ class InferenceStage:
         self._counters = dict.fromkeys(COUNTERS, 0)
 
     def ready(self, message: Message) -> bool:
-        """False while a close window's head has not arrived."""
+        """False while a window's head has not arrived; live windows take the newest, unless an epoch is recorded."""
         if message.value is None or self.recorded is not None:
             return True
         rows = self._rows(message)
         if rows.record is not WINDOWS:
             return True
-        epochs = np.unique(rows["epoch"][rows["kind"] == WindowKind.CLOSE])
-        return all(self.heads.has(int(epoch)) for epoch in epochs if epoch)
+        return all(self.heads.has(epoch) for epoch in np.unique(self._epochs(rows)).tolist() if epoch)
 
     def fold(self, messages: Sequence[Message]) -> list[Output]:
         outputs: list[Output] = []
@@ -171,22 +178,28 @@ class InferenceStage:
 
     def _choose(self, message: Message, rows: Rows) -> list[_Choice]:
         """The head of every row, by its kind and epoch."""
-        kind = rows["kind"]
-        epoch = np.where(kind == WindowKind.CLOSE, rows["epoch"], 0)
+        kind, epoch = rows["kind"], self._epochs(rows)
         choices = []
         for k, e in sorted(set(zip(kind.tolist(), epoch.tolist(), strict=True))):
             head, late = self._head(message, k, e)
             choices.append(_Choice(np.flatnonzero((kind == k) & (epoch == e)), head, late))
         return choices
 
+    def _epochs(self, rows: Rows) -> npt.NDArray[np.int64]:
+        """[rows] of the head that scores each; 0 for live windows that take the newest."""
+        live = self.live_epochs(int(rows["offset"][0])) if self.live_epochs and len(rows) else 0
+        epochs: npt.NDArray[np.int64] = np.where(rows["kind"] == WindowKind.CLOSE, rows["epoch"], live)
+        return epochs
+
     def _head(self, message: Message, kind: int, epoch: int) -> tuple[Head, bool]:
         if self.recorded is not None:
             return self._recorded_head(message, kind)
-        if kind == WindowKind.LIVE:
+        if kind == WindowKind.LIVE and self.live_epochs is None:
             return self.heads.newest() or self._frozen, False
         if epoch == 0:
             return self._frozen, False
-        return self.heads.select(epoch) or self._frozen, not self.heads.has(epoch)
+        late = kind == WindowKind.CLOSE and not self.heads.has(epoch)
+        return self.heads.select(epoch) or self._frozen, late
 
     def _recorded_head(self, message: Message, kind: int) -> tuple[Head, bool]:
         assert self.recorded is not None
@@ -295,6 +308,7 @@ class InferenceStage:
                     window_id=window,
                     window_kind="live" if live else "close",
                     window_end=keys["end"][i],
+                    window_revision=revision if live else 0,
                     as_of=keys["as_of"][i],
                     events_offset=keys["offset"][i],
                     horizons=[_horizon(h, i, numbers, int(best[i, h])) for h in range(len(HORIZONS))],

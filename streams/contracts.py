@@ -110,8 +110,11 @@ def _readme() -> str:
 
 
 def _fields(record: type[msgspec.Struct]) -> list[str]:
-    ours = record in JSON_RECORDS.values()  # and then nothing is ever left out
-    names = [f.name if f.required or ours else f"{f.name}?" for f in msgspec.structs.fields(record)]
+    ours = record in JSON_RECORDS.values()  # and then nothing is left out but what is unset
+    names = [
+        f.name if f.required or (ours and f.default is not msgspec.UNSET) else f"{f.name}?"
+        for f in msgspec.structs.fields(record)
+    ]
     if record is PLATFORM_RECORDS["orders"]:
         line = next(f for f in msgspec.structs.fields(record) if f.name == "lines")
         inner = msgspec.inspect.type_info(line.type)

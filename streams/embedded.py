@@ -19,6 +19,7 @@ class EmbeddedLog:
 
     def __init__(self, topics: Iterable[Topic]) -> None:
         self._partitions: dict[TaskKey, list[Message]] = {(t.name, p): [] for t in topics for p in range(t.partitions)}
+        self.following: dict[TaskKey, int] = {}  # next free offset, where something was ever added
 
     def append(
         self,
@@ -30,13 +31,25 @@ class EmbeddedLog:
         offset: int | None = None,
     ) -> Message:
         """Add a record; `offset` may leave gaps but never goes back."""
-        records = self._records((topic, partition))
-        following = records[-1].offset + 1 if records else 0
+        following = self.following.get((topic, partition), 0)
         if offset is not None and offset < following:
             raise ConfigurationError(f"{topic}/{partition}: offset {offset} is taken; the next free one is {following}")
         message = Message(topic, partition, following if offset is None else offset, timestamp, key, value)
-        records.append(message)
+        self.put(message)
         return message
+
+    def put(self, message: Message) -> None:
+        """Add a record as it lies elsewhere; several may share an offset, where a replay has put one in between."""
+        self._records((message.topic, message.partition)).append(message)
+        self.following[message.topic, message.partition] = message.offset + 1
+
+    def forget(self, key: TaskKey, count: int) -> None:
+        """Drop the oldest records of a partition."""
+        del self._records(key)[:count]
+
+    def tasks(self) -> list[TaskKey]:
+        """Every topic and partition."""
+        return sorted(self._partitions)
 
     def records(self, topic: str, partition: int | None = None) -> list[Message]:
         """What lies in a topic: one partition, or all of them one after the other."""
@@ -114,6 +127,27 @@ class EmbeddedRunner:
             if not moved and not self._round(force=True):
                 return
 
+    def advance(self) -> None:
+        """Fold what can be folded; a stage that waits for versioned data goes on waiting."""
+        while self._round(force=False):
+            pass
+
+    def waiting(self) -> list[Message]:
+        """Records that some stage has yet to read."""
+        return [m for key in self.log.tasks() for m in self.log.records(*key)[self._read_by_all(key) :]]
+
+    def forget(self) -> None:
+        """Drop from the log what every stage has read: a long log is not kept whole."""
+        for key in self.log.tasks():
+            count = self._read_by_all(key)
+            self.log.forget(key, count)
+            for tasks in self._tasks.values():
+                if key in tasks:
+                    tasks[key].next -= count
+
+    def _read_by_all(self, key: TaskKey) -> int:
+        return min((t[key].next for t in self._tasks.values() if key in t), default=len(self.log.records(*key)))
+
     def tick(self, now: int) -> None:
         """Let the clocks write control rows at `now`, and fold what follows."""
         self.now = max(self.now, now)
@@ -150,7 +184,7 @@ class EmbeddedRunner:
             return False
         task.next += len(messages)
         task.last_input_at = self.now
-        self._publish(task.stage.fold(messages), messages[-1].timestamp)
+        self.publish(task.stage.fold(messages), messages[-1].timestamp)
         return True
 
     def _records(self, task: _Task, force: bool) -> bool:
@@ -163,7 +197,7 @@ class EmbeddedRunner:
                 force = False
             task.next += 1
             moved = True
-            self._publish(task.stage.fold([message]), message.timestamp)
+            self.publish(task.stage.fold([message]), message.timestamp)
         return moved
 
     def _tick(self) -> None:
@@ -171,9 +205,10 @@ class EmbeddedRunner:
             status = {
                 k: TaskStatus(t.stage, t.next >= len(t.records), t.last_input_at) for k, t in self._tasks[name].items()
             }
-            self._publish(clock.tick(status, self.now), self.now)
+            self.publish(clock.tick(status, self.now), self.now)
 
-    def _publish(self, outputs: Iterable[Output], timestamp: int) -> None:
+    def publish(self, outputs: Iterable[Output], timestamp: int) -> None:
+        """Add what a stage has written; others read it."""
         for output in outputs:
             message = self.log.append(output.topic, output.partition, output.value, output.key, timestamp)
             for spec in self._versioned.get(output.topic, ()):

@@ -35,3 +35,7 @@ class ConfigurationError(StreamsError):
 
 class ReadModelError(StreamsError):
     """The SQL read model could not be reached, or is not what this version expects."""
+
+
+class ReplayError(StreamsError):
+    """A replay cannot do what was asked of it, or what it did cannot be used."""

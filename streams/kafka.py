@@ -268,17 +268,18 @@ def read(
     partitions: Iterable[int] | None = None,
     start: Mapping[int, int] | None = None,
     timeout: float = 60.0,
+    group: str = "trendstream.reader",
 ) -> Iterator[Message]:
     """Every committed record that lies in a topic now, partition by partition as they arrive, then stop.
 
-    `start` gives first offsets by partition. Stops at each partition's end; raises UnreachableError when nothing
-    arrives for `timeout` seconds.
+    `start` gives first offsets by partition; no offset of the group is committed. Stops at each partition's end; raises
+    UnreachableError when nothing arrives for `timeout` seconds.
     """
     count = partition_counts(bootstrap).get(topic)
     if count is None:
         raise BrokerError(f"topic {topic} does not exist at {bootstrap}; `trendstream topics create` makes it")
     wanted = list(range(count)) if partitions is None else list(partitions)
-    reader = consumer(bootstrap, "trendstream.reader")
+    reader = consumer(bootstrap, group)
     try:
         begin = start or {}
         reader.assign([TopicPartition(topic, p, begin.get(p, OFFSET_BEGINNING)) for p in wanted])

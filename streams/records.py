@@ -414,11 +414,13 @@ class Score(msgspec.Struct, frozen=True, kw_only=True):
     schema_version: int = VERSION
     score_id: str
     revision: int
+    replay: str | msgspec.UnsetType = msgspec.UNSET  # the replay that corrected it; not there in what was first said
     platform: str
     product_id: str
     window_id: str
     window_kind: Literal["close", "live"]
     window_end: int  # forecasts count from here
+    window_revision: int = 0  # counts a product's live windows of a window_end; the greater is the newer window
     as_of: int  # event time that the window has seen
     events_offset: int  # of trend.events
     horizons: list[Horizon]
@@ -435,11 +437,13 @@ class InventorySignal(msgspec.Struct, frozen=True, kw_only=True):
 
     schema_version: int = VERSION
     signal_id: str
-    revision: int
+    revision: int  # of this signal_id: the highest holds
+    replay: str | msgspec.UnsetType = msgspec.UNSET  # the replay that corrected it
     score_id: str
     platform: str
     product_id: str
-    window_end: int = 0  # of the prediction: with revision and as_of, says which signal is newer
+    window_end: int = 0  # of the prediction: with window_revision and as_of, says which signal is newer
+    window_revision: int = 0
     as_of: int
     on_hand: float
     on_order: float
@@ -458,11 +462,13 @@ class AdsSignal(msgspec.Struct, frozen=True, kw_only=True):
 
     schema_version: int = VERSION
     signal_id: str
-    revision: int
+    revision: int  # of this signal_id: the highest holds
+    replay: str | msgspec.UnsetType = msgspec.UNSET  # the replay that corrected it
     score_id: str
     platform: str
     product_id: str
-    window_end: int = 0  # of the prediction: with revision and as_of, says which signal is newer
+    window_end: int = 0  # of the prediction: with window_revision and as_of, says which signal is newer
+    window_revision: int = 0
     as_of: int
     bid_multiplier: float
     trend: float

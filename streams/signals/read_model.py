@@ -254,10 +254,13 @@ def _audit_values(message: Message, value: bytes) -> dict[str, Any]:
 
 
 def _shared(message: Message, record: Score | InventorySignal | AdsSignal) -> dict[str, Any]:
+    # Records of before corrections count their windows by the revision alone.
+    counted = record.window_revision or (record.revision if record.replay is msgspec.UNSET else 0)
     return {
         "platform": _clean(record.platform),
         "product_id": _clean(record.product_id),
         "window_end": record.window_end,
+        "window_revision": counted,
         "revision": record.revision,
         "as_of": record.as_of,
         "log_offset": message.offset,

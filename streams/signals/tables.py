@@ -27,11 +27,12 @@ class Table(DeclarativeBase):
 class Newest:
     """Columns that the tables of products share."""
 
-    newer_by: ClassVar = ("window_end", "revision", "as_of", "log_offset")  # greater is newer
+    newer_by: ClassVar = ("window_end", "window_revision", "as_of", "revision", "log_offset")  # greater is newer
 
     platform: Mapped[str] = mapped_column(primary_key=True)
     product_id: Mapped[str] = mapped_column(primary_key=True)
     window_end: Mapped[int]
+    window_revision: Mapped[int]
     revision: Mapped[int]
     as_of: Mapped[int]
     log_offset: Mapped[int]

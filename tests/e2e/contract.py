@@ -25,7 +25,7 @@ def check_contract(topics: Topics, settings: Settings, bundle: Bundle) -> None:
     _check(topics, pipeline.windows_spec(settings), partitions, ["trend.windows"])
     for partition in partitions:
         recorded = _recorded_heads(topics["trend.predictions"][partition])
-        inference = pipeline.inference_spec(settings, bundle, recorded)
+        inference = pipeline.inference_spec(settings, bundle, {partition: recorded})
         for message in topics["model.heads"][0]:
             inference.versioned["model.heads"].put(message)
         _check(topics, inference, [partition], ["trend.predictions", "trend.scores"])

@@ -1,0 +1,321 @@
+"""Replays of this installation: which stages, networks and heads fold a range again, and where plans lie."""
+
+from __future__ import annotations
+
+import bisect
+import importlib
+import importlib.metadata
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from deploy import pipeline
+from deploy.audit import operator
+from deploy.errors import ConfigurationError
+from deploy.settings import Settings
+from deploy.topics import create_shadow_topics
+from streams.codecs import decode, decode_json
+from streams.errors import ReplayError
+from streams.records import PREDICTIONS, Head, WindowKind
+from streams.replay import plan as planning
+from streams.replay.chain import Chain
+from streams.replay.cut import NEVER, cut
+from streams.replay.log import Log
+from streams.replay.plan import Change, Plan
+from streams.replay.rewriting import Rewriter, Transform
+from streams.replay.running import Run
+from streams.replay.shadow import ParquetShadow, Shadow, TopicShadow
+from streams.stage import StageSpec
+
+if TYPE_CHECKING:
+    pass
+
+_PROBE_S = 1.5  # of folding, for the estimate
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a person asks of a replay; instants in UTC ms."""
+
+    start: int
+    to: int | None
+    change: Change
+    stages: tuple[str, ...] = ()
+    products: tuple[str, ...] = ()
+    into: str = "parquet"
+
+
+@dataclass
+class Used:
+    """What the published predictions of a range say about how they were made, by partition."""
+
+    models: set[str] = field(default_factory=set)
+    heads: dict[int, dict[tuple[int, int], tuple[str, int]]] = field(default_factory=dict)
+    live: dict[int, tuple[list[int], list[int]]] = field(default_factory=dict)  # offsets of trend.events, and epochs
+
+
+def used(log: Log, partitions: int, start: int, to: int) -> Used:
+    """Networks and heads of the windows that end in [start, to)."""
+    found = Used()
+    for partition in range(partitions):
+        task = ("trend.predictions", partition)
+        heads, offsets, live = found.heads.setdefault(partition, {}), list[int](), list[int]()
+        end = log.range(task)[1] if to == NEVER else cut(log, task, to)
+        for message in log.read(task, cut(log, task, start), end):
+            rows = decode(message.value or b"")
+            if rows.record is not PREDICTIONS:
+                continue
+            found.models.update(rows.coded("model")[1])
+            columns = [
+                rows[name].tolist() for name in ("window_offset", "kind", "head", "head_late", "offset", "head_epoch")
+            ]
+            for window, kind, head, late, offset, epoch in zip(*columns, strict=True):
+                heads[window, kind] = (head, late)
+                if kind == WindowKind.LIVE and (not offsets or offsets[-1] != offset):
+                    offsets.append(offset)
+                    live.append(epoch)
+        found.live[partition] = (offsets, live)
+    return found
+
+
+def make_plan(settings: Settings, log: Log, request: Request, now: int | None = None) -> Plan:
+    """What the replay will do; nothing is done."""
+    made_at = int(time.time() * 1000) if now is None else now
+    change = request.change
+    stages = planning.stages_of(change, request.stages)
+    partitions = log.partitions("trend.events")
+    start = planning.boundary_before(log, request.start)
+    to = NEVER if request.to is None else request.to
+    if to <= start:
+        raise ConfigurationError("--to lies before the day that --from is in; give a later one")
+    chosen = planning.partitions_of(request.products, stages, change, partitions)
+    models = used(log, partitions, start, to).models
+    if len(models) > 1:
+        raise ReplayError(
+            f"the range was scored by {len(models)} networks ({', '.join(sorted(models))}): plan a replay for each"
+        )
+    if change.head:
+        _head(log, change.head)
+    if change.transform:
+        load_transform(change.transform)
+    plan = Plan(
+        replay=time.strftime("r%Y%m%d-%H%M%S", time.gmtime(made_at / 1000)) + f"-{made_at % 1000:03d}",
+        made_at=made_at,
+        made_by=operator(),
+        version=importlib.metadata.version("trendstream"),
+        partitions=partitions,
+        start=start,
+        to=to,
+        stages=stages,
+        change=change,
+        model=next(iter(models), ""),
+        products=tuple(request.products),
+        into=request.into,  # type: ignore[arg-type]
+    )
+    specs = specs_of(plan, settings, log)
+    forks = planning.forks_of(log, specs, stages, start, to, partitions, chosen)
+    plan = msgspec.structs.replace(plan, forks=forks)
+    return _estimated(plan, specs, log)
+
+
+def specs_of(plan: Plan, settings: Settings, log: Log) -> dict[str, StageSpec]:
+    """The stages of a plan, as the pipeline builds them, with the network and the heads that it says."""
+    change = plan.change
+    # Live windows beside the close ones, as the workers make them.
+    specs: dict[str, StageSpec] = {"windows": pipeline.windows_spec(settings)}
+    specs |= {"labels": pipeline.labels_spec(settings), "signals": pipeline.signals_spec(settings)}
+    if not {"inference", "learner"} & set(plan.stages):
+        return specs
+    bundle = pipeline.bundle_of(settings, change.model or plan.model)
+    specs["learner"] = pipeline.learner_spec(settings.model_copy(update={"partitions": plan.partitions}), bundle)
+    then = used(log, plan.partitions, plan.start, plan.to)
+    if plan.chained and not change.head:
+        live = None if change.model else {p: _at(*of) for p, of in then.live.items()}
+        inference = pipeline.inference_spec(settings, bundle, live_epochs=live)
+    else:
+        recorded = {p: _instead(change, heads) for p, heads in then.heads.items()}
+        inference = pipeline.inference_spec(settings, bundle, recorded)
+    relearnt = plan.chained and "learner" in plan.stages
+    for message in log.read(("model.heads", 0), *log.range(("model.heads", 0))):
+        # A learner that runs along makes its own from the range's begin on.
+        if not relearnt or (message.value and decode_json(message.value, Head).epoch < plan.start):
+            inference.versioned["model.heads"].put(message)
+    specs["inference"] = inference
+    return specs
+
+
+def shadow_of(plan: Plan, settings: Settings, bootstrap: str) -> Shadow:
+    if plan.into == "topics":
+        create_shadow_topics(bootstrap, plan.replay, plan.writes(), plan.partitions)
+        return TopicShadow(bootstrap, plan.replay)
+    return ParquetShadow(folder_of(settings, plan.replay) / "shadow")
+
+
+def run_of(plan: Plan, settings: Settings, log: Log, shadow: Shadow, checkpoint_s: float = 10.0) -> Run:
+    change = plan.change
+    make: Callable[[], Rewriter | None] = lambda: None  # noqa: E731
+    if change.late or change.transform:
+        transform = load_transform(change.transform) if change.transform else None
+        redriven = redriven_of(log)
+        make = lambda: Rewriter(transform, redriven)  # noqa: E731
+    specs = specs_of(plan, settings, log)
+    return Run(plan, specs, log, shadow, folder_of(settings, plan.replay), make, checkpoint_s)
+
+
+def folder_of(settings: Settings, replay: str) -> Path:
+    return settings.replay_dir / replay
+
+
+def save_plan(plan: Plan, settings: Settings) -> Path:
+    folder = folder_of(settings, plan.replay)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "plan.json"
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(plan), indent=2) + b"\n")
+    (folder / RATE).write_text("100\n")
+    return path
+
+
+RATE = "rate"  # file of the per cent of one core that a run is held to
+
+
+def load_plan(settings: Settings, name: str) -> Plan:
+    """By the replay's id, or by the file."""
+    path = Path(name) if name.endswith(".json") else folder_of(settings, name) / "plan.json"
+    try:
+        plan = msgspec.json.decode(path.read_bytes(), type=Plan)
+    except OSError:
+        known = sorted(p.parent.name for p in settings.replay_dir.glob("*/plan.json"))
+        raise ConfigurationError(
+            f"no replay {name!r} in {settings.replay_dir}; there are {', '.join(known) or 'none'}"
+        ) from None
+    except msgspec.DecodeError as error:
+        raise ConfigurationError(f"{path} is no plan of a replay: {error}; make one with `replay plan`") from error
+    folder_of(settings, plan.replay).mkdir(parents=True, exist_ok=True)
+    return plan
+
+
+def read_rate(settings: Settings, replay: str) -> int:
+    """Per cent; 100 where the file cannot be read."""
+    try:
+        return min(100, max(1, int((folder_of(settings, replay) / RATE).read_text())))
+    except (OSError, ValueError):
+        return 100
+
+
+def write_rate(settings: Settings, replay: str, rate: int) -> None:
+    path = folder_of(settings, replay) / RATE
+    part = path.with_suffix(".part")
+    part.write_text(f"{rate}\n")
+    part.replace(path)
+
+
+def load_transform(text: str) -> Transform:
+    """`module:function` of Python, or else a jq expression; both take a row of trend.events as an object and give the
+    row as it should be, or null to drop it. Raises ConfigurationError."""
+    module, _, name = text.partition(":")
+    if name.isidentifier() and all(part.isidentifier() for part in module.split(".")):
+        try:
+            return getattr(importlib.import_module(module), name)  # type: ignore[no-any-return]
+        except (ImportError, AttributeError) as error:
+            raise ConfigurationError(
+                f"--transform {text}: {error}; give module:function, or a jq expression"
+            ) from error
+    import jq
+
+    try:
+        program = jq.compile(text)
+    except ValueError as error:
+        raise ConfigurationError(f"--transform {text!r} is no jq expression: {error}") from error
+
+    def transform(row: dict[str, Any]) -> Mapping[str, Any] | None:
+        found = program.input_value(row).all()
+        return found[0] if found else None
+
+    return transform
+
+
+def redriven_of(log: Log) -> frozenset[tuple[str, int, int]]:
+    """Platform records that are dead letters sent again."""
+    return frozenset()
+
+
+def _estimated(plan: Plan, specs: Mapping[str, StageSpec], log: Log) -> Plan:
+    read = [f for f in plan.forks if not plan.chained or f.stage == plan.stages[0]]
+    records, rows, size = planning.measure(log, read)
+    passes = 2 if plan.change.late else 1
+    seconds, written = _probe(plan, specs, log, records)
+    return msgspec.structs.replace(
+        plan, records=records * passes, rows=rows, read_bytes=size * passes, written_bytes=written, seconds=seconds
+    )
+
+
+def _probe(plan: Plan, specs: Mapping[str, StageSpec], log: Log, records: int) -> tuple[float, int]:
+    """Seconds and bytes of the whole, from folding its first part for a moment and throwing away what comes of it."""
+    kept = _Counted()
+    if plan.chained:
+        plain = msgspec.structs.replace(plan, change=Change(head=plan.change.head, model=plan.change.model, code=True))
+        work: Any = Chain(plain, specs, log, kept)
+        work.start()
+    else:
+        run = Run(plan, specs, log, kept, Path())
+        work = next((work for made in run.works() if (work := made(None)).total), None)
+        if work is None:
+            return 0.0, 0
+    begun = time.monotonic()
+    at, total, spent = 0, max(work.total, 1), 0.0
+    while (more := work.step(20)) and spent < _PROBE_S:
+        at, spent = at + more, time.monotonic() - begun
+    share = max(at, 1) / total
+    whole = max(sum(f.end - f.start for f in plan.forks if not plan.chained or f.stage == plan.stages[0]), 1) / total
+    return spent / share * whole, round(kept.bytes / share * whole)
+
+
+class _Counted:
+    """A shadow that keeps nothing."""
+
+    bytes = 0
+
+    def write(self, message: Any) -> None:
+        self.bytes += len(message.value or b"")
+
+    def commit(self, number: int) -> None:
+        return None
+
+    def committed(self) -> int:
+        return 0
+
+    def records(self, topic: str) -> Any:
+        return iter(())
+
+
+def _at(offsets: list[int], epochs: list[int]) -> Callable[[int], int]:
+    def of(offset: int) -> int:
+        return epochs[max(bisect.bisect_right(offsets, offset) - 1, 0)] if epochs else 0
+
+    return of
+
+
+def _instead(
+    change: Change, heads: Mapping[tuple[int, int], tuple[str, int]]
+) -> dict[tuple[int, int], tuple[str, int]]:
+    if not change.head:
+        return dict(heads)
+    return {
+        place: (change.head, 0) if change.instead_of in ("", head) else (head, late)
+        for place, (head, late) in heads.items()
+    }
+
+
+def _head(log: Log, version: str) -> Head:
+    known = []
+    for message in log.read(("model.heads", 0), *log.range(("model.heads", 0))):
+        if message.value is not None:
+            head = decode_json(message.value, Head)
+            known.append(head.version)
+            if head.version == version:
+                return head
+    raise ConfigurationError(f"no head {version!r} in model.heads; the newest are {', '.join(known[-3:]) or 'none'}")

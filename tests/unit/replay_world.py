@@ -1,0 +1,153 @@
+"""A small shop that ran for two weeks on the in-process log, with snapshots and progress as the workers leave them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deploy import pipeline
+from deploy.loop import Loop
+from deploy.settings import Settings, load_settings
+from deploy.sources import PlatformEvent
+from model.registry import Bundle, save_bundle
+from streams.calendars import DAY, HOUR
+from streams.codecs import encode_json
+from streams.embedded import EmbeddedLog
+from streams.records import Progress
+from streams.snapshots import Upload
+from streams.stage import frozen
+from tests.unit.synthetic_windows import lively_bundle
+
+START = 20_000 * DAY
+PARTITIONS = 2
+PRODUCTS = 10
+TASKS = {"windows": "trend.events", "labels": "trend.predictions", "learner": "trend.matured"}
+
+Spoil = Callable[[int, dict[str, Any]], list[tuple[int, dict[str, Any]]]]
+
+
+@dataclass
+class World:
+    """What lies in the topics afterwards, and the settings and the network that it was made with."""
+
+    log: EmbeddedLog
+    settings: Settings
+    bundle: Bundle
+
+
+def events(days: int, seed: int = 1) -> Iterator[tuple[str, int, dict[str, Any]]]:
+    """Topic, event time and body of the shop's platform events: a catalogue and levels, then orders and views."""
+    rng = np.random.default_rng(seed)
+    for i in range(PRODUCTS):
+        product, at = f"p{i}", START + i
+        yield (
+            "products",
+            at,
+            {
+                "product_id": product,
+                "title": f"product {i}",
+                "category": ["food", "bread" if i % 2 else "fruit"],
+                "price": f"{5 + i}.00",
+                "currency": "EUR",
+                "updated_at": at,
+            },
+        )
+        level = {"on_hand": 20, "on_order": 0, "lead_time_days": 3, "unit_cost": "2.00", "updated_at": at}
+        yield "inventory.levels", at, {"product_id": product, **level}
+    number = 0
+    for day in range(days):
+        times = np.sort(rng.integers(0, DAY, 60))
+        for at in (START + day * DAY + times).tolist():
+            number += 1
+            product = f"p{min(int(rng.exponential(3)), PRODUCTS - 1)}"
+            line = {"product_id": product, "quantity": int(rng.integers(1, 4)), "unit_price": "5.00"}
+            yield (
+                "orders",
+                at,
+                {
+                    "order_id": f"o{number}",
+                    "buyer_id": f"b{number % 40}",
+                    "ordered_at": at,
+                    "currency": "EUR",
+                    "status": "placed",
+                    "lines": [line],
+                },
+            )
+
+
+def event(topic: str, at: int, body: dict[str, Any]) -> PlatformEvent:
+    return PlatformEvent(topic, body.get("order_id") or body["product_id"], json.dumps(body).encode(), at)
+
+
+def run_world(
+    folder: Path,
+    days: int = 14,
+    live: bool = True,
+    spoilt: Callable[[Iterator[tuple[str, int, dict[str, Any]]]], Iterator[tuple[str, int, dict[str, Any]]]] = iter,
+    snapshot_after: int = 5,
+) -> World:
+    """Run all stages over the shop's events; `spoilt` may change what arrives, or when. Snapshots of every stage are
+    taken after some days, as the workers would."""
+    bundle = lively_bundle()
+    save_bundle(bundle, folder / "models")
+    settings = load_settings(
+        partitions=PARTITIONS,
+        platforms={"shop": {"timezone": "UTC", "currency": "EUR"}},
+        model_dir=folder / "models",
+        replay_dir=folder / "replays",
+        live_interval_ms=4 * HOUR,
+        database_url=f"sqlite:///{folder / 'read-model.db'}",
+    )
+    if not live:
+        settings = settings.model_copy(update={"live_interval_ms": pipeline.NO_LIVE_MS})
+    specs = [
+        pipeline.ingest_spec(settings),
+        pipeline.windows_spec(settings),
+        pipeline.inference_spec(settings, bundle),
+        pipeline.labels_spec(settings),
+        pipeline.learner_spec(settings, bundle),
+        pipeline.signals_spec(settings),
+    ]
+    loop = Loop(specs, PARTITIONS, chunk=20)
+    taken = False
+    batch: list[PlatformEvent] = []
+    for topic, at, body in spoilt(events(days)):
+        batch.append(event(topic, at, {"platform": "shop", **body}))
+        if not taken and at > START + snapshot_after * DAY:
+            loop.feed(batch)
+            batch = []
+            take_snapshots(loop)
+            taken = True
+    loop.feed(batch)
+    loop.settle(settings.idle_ms)
+    _note_progress(loop)
+    return World(loop.log, settings, bundle)
+
+
+def take_snapshots(loop: Loop) -> None:
+    """One of every stage that has some, at what it has read."""
+    for name, topic in TASKS.items():
+        for task, stage in loop.runner.stages(name).items():
+            offset = loop.log.following.get(task, 0)
+            upload = Upload(name, task, offset, frozen(stage), loop.runner.now, PARTITIONS)
+            for output in [*upload, upload.manifest]:
+                loop.log.append(output.topic, output.partition, output.value, output.key, loop.runner.now)
+        assert topic == task[0]
+
+
+def _note_progress(loop: Loop) -> None:
+    for name in ("windows", "inference", "labels", "learner", "signals"):
+        for (topic, partition), stage in loop.runner.stages(name).items():
+            progress = Progress(
+                stage=name,
+                topic=topic,
+                partition=partition,
+                offset=loop.log.following.get((topic, partition), 0),
+                counters=stage.counters(),
+            )
+            loop.log.append("trend.progress", 0, encode_json(progress), f"{name}/{topic}/{partition}".encode(), 0)

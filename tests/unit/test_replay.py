@@ -1,0 +1,347 @@
+"""Replays on the in-process log: what a run reproduces, what it changes, and that it can be stopped anywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pyarrow as pa
+import pytest
+import torch
+
+from deploy import replaying
+from deploy.replaying import Request
+from streams.calendars import DAY, HOUR
+from streams.codecs import decode, decode_json, encode_batch
+from streams.errors import ReplayError
+from streams.records import OUTCOMES, WINDOWS, Head, InventorySignal, Score, WindowKind
+from streams.replay.corrections import corrections
+from streams.replay.diff import Differ
+from streams.replay.log import MemoryLog
+from streams.replay.pairs import pairs
+from streams.replay.plan import Change, Plan
+from streams.replay.running import Pace, Result
+from streams.signals.read_model import ReadModel
+from streams.stage import Message
+from tests.unit.replay_world import START, World, run_world
+
+ALL = ("windows", "inference", "labels", "learner", "signals")
+OUTSIDE = ("trend.scores", "signals.inventory", "signals.ads")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    torch.set_num_threads(1)
+    return run_world(tmp_path_factory.mktemp("world"))
+
+
+def plan(world: World, start: int = 8, to: int | None = 12, **change: Any) -> Plan:
+    asked = {name: change.pop(name) for name in ("stages", "products") if name in change}
+    to_ms = None if to is None else START + to * DAY
+    request = Request(START + start * DAY + 5, to_ms, Change(**change), **asked)
+    made = replaying.make_plan(world.settings, MemoryLog(world.log), request)
+    replaying.save_plan(made, world.settings)
+    return made
+
+
+def run(world: World, made: Plan, stop: Callable[[], bool] = lambda: False) -> Result:
+    shadow = replaying.shadow_of(made, world.settings, "")
+    work = replaying.run_of(made, world.settings, MemoryLog(world.log), shadow)
+    return replace(work, records=8).run(Pace(lambda: 100, stop))
+
+
+def shadow(world: World, made: Plan, topic: str) -> list[Message]:
+    return list(replaying.shadow_of(made, world.settings, "").records(topic))
+
+
+def apply(world: World, made: Plan) -> list[Message]:
+    """Publish what is left to correct; what was sent."""
+    found = pairs(made, MemoryLog(world.log), replaying.shadow_of(made, world.settings, ""))
+    outputs = [c.output for pair in found for c in corrections(pair, made.replay)]
+    return [world.log.append(o.topic, o.partition, o.value, o.key, 0) for o in outputs]
+
+
+def published(world: World, topic: str, first: int, last: int) -> list[tuple[bytes | None, bytes | None]]:
+    """Key and value of the outside records of windows that end in [first, last) days."""
+    found = []
+    for m in world.log.records(topic):
+        end = msgspec.json.decode(m.value or b"")["window_end"]
+        if START + first * DAY <= end < START + last * DAY:
+            found.append((m.key, m.value))
+    return found
+
+
+def test_the_same_versions_would_not_give_what_was_published(world: World) -> None:
+    made = plan(world)
+    result = run(world, made)
+    assert result.difference() is None
+    assert {c.stage for c in result.checked} == set(ALL)
+    assert all(c.records >= 4 for c in result.checked)
+    assert all(fork.snapshot > 0 for fork in made.forks if fork.stage in ("windows", "labels", "learner"))
+
+
+def test_a_replay_of_everything_would_need_a_snapshot(world: World) -> None:
+    result = run(world, plan(world, start=1, to=None))
+    assert result.difference() is None
+    assert sum(c.records for c in result.checked) > 900
+
+
+@pytest.mark.parametrize(("topic", "stage"), [("trend.windows", "windows"), ("trend.predictions", "inference")])
+def test_a_record_that_is_not_its_fold_would_go_unnamed(tmp_path: Path, topic: str, stage: str) -> None:
+    world = run_world(tmp_path)
+    log = world.log.records(topic, 0)
+    at = next(i for i, m in enumerate(log) if _ends(m) == START + 9 * DAY)
+    log[at] = _spoilt(log[at])
+    found = run(world, plan(world, stages=(stage,))).difference()
+    assert found is not None
+    assert (found.stage, found.topic, found.offset) == (stage, topic, log[at].offset)
+    assert "price is" in found.what
+    assert "7777777 was published" in found.what
+    assert "offset" in found.made_of
+
+
+def _ends(message: Message) -> int:
+    rows = decode(message.value or b"")
+    of_close = (
+        rows.record is not OUTCOMES and "kind" in rows.record.schema.names and rows["kind"][0] == WindowKind.CLOSE
+    )
+    return int(rows["end"][0]) if of_close else 0
+
+
+def _spoilt(message: Message) -> Message:
+    batch = decode(message.value or b"").batch
+    prices = batch.column("price").to_pylist()
+    columns = [pa.array([7777777, *prices[1:]]) if n == "price" else batch.column(n) for n in batch.schema.names]
+    value = encode_batch(pa.RecordBatch.from_arrays(columns, schema=batch.schema))
+    return Message(*(getattr(message, n) for n in ("topic", "partition", "offset", "timestamp", "key")), value)
+
+
+def test_the_whole_circuit_would_not_give_what_was_published(world: World) -> None:
+    made = plan(world, code=True)
+    assert run(world, made).waiting == 0
+    for topic in OUTSIDE:
+        assert sorted((m.key, m.value) for m in shadow(world, made, topic)) == sorted(published(world, topic, 8, 12))
+    assert apply(world, made) == []
+
+
+def test_a_replay_that_was_stopped_anywhere_would_end_otherwise(world: World) -> None:
+    whole, parts = plan(world, late=True), plan(world, late=True)
+    run(world, whole)
+    parts = msgspec.structs.replace(parts, replay="parts")
+    replaying.save_plan(parts, world.settings)
+    rounds = 0
+    while not run(world, parts, _after(4)).done:
+        rounds += 1
+    assert rounds > 5
+    for topic in whole.writes():
+        one, other = shadow(world, whole, topic), shadow(world, parts, topic)
+        assert [(m.partition, m.key, m.value) for m in one] == [(m.partition, m.key, m.value) for m in other], topic
+
+
+def _after(calls: int) -> Callable[[], bool]:
+    asked = iter(range(10**9))
+    return lambda: next(asked) >= calls
+
+
+def test_a_pinned_head_would_score_other_windows_than_those_of_the_bad_one(world: World) -> None:
+    heads = [decode_json(m.value or b"", Head) for m in world.log.records("model.heads")]
+    good, bad = (next(h.version for h in heads if h.epoch == START + day * DAY) for day in (5, 9))
+    made = plan(world, head=good, instead_of=bad)
+    run(world, made)
+    by_id = {s.score_id: s for s in _scores(world.log.records("trend.scores"))}
+    changed = {s.score_id for s in _scores(shadow(world, made, "trend.scores")) if s.head != by_id[s.score_id].head}
+    assert changed
+    assert changed == {
+        i for i, s in by_id.items() if s.head == bad and START + 8 * DAY <= s.window_end < START + 12 * DAY
+    }
+    found = Differ(made).diff(pairs(made, MemoryLog(world.log), replaying.shadow_of(made, world.settings, "")))
+    assert 0 < found.changed <= len(changed)
+    assert set(found.causes) == {"head"}
+
+
+def _scores(messages: list[Message]) -> list[Score]:
+    return [decode_json(m.value or b"", Score) for m in messages]
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# An hour of orders that came two days late.
+
+Events = Iterator[tuple[str, int, dict[str, Any]]]
+HELD = (START + 9 * DAY + 10 * HOUR, START + 9 * DAY + 15 * HOUR)
+
+
+def _held_back(events: Events) -> Events:
+    held: list[tuple[str, int, dict[str, Any]]] = []
+    for event in events:
+        if event[0] == "orders" and HELD[0] <= event[1] < HELD[1]:
+            held.append(event)
+            continue
+        if held and event[1] > START + 11 * DAY + 6 * HOUR:
+            yield from held
+            held = []
+        yield event
+
+
+@pytest.fixture(scope="module")
+def late_and_not(tmp_path_factory: pytest.TempPathFactory) -> tuple[World, World]:
+    torch.set_num_threads(1)
+    late = run_world(tmp_path_factory.mktemp("late"), live=False, spoilt=_held_back)
+    return late, run_world(tmp_path_factory.mktemp("good"), live=False)
+
+
+def _rows(messages: list[Message], record: Any) -> dict[tuple[Any, ...], str]:
+    """Rows by product, end and delay, without what says where in the log they come from."""
+    found = {}
+    for message in messages:
+        rows = decode(message.value or b"")
+        if rows.record is record:
+            for row in rows.batch.to_pylist():
+                row = {name: value for name, value in row.items() if name not in ("offset", "late", "age")}
+                row = {name: value for name, value in row.items() if not name.startswith("late_")}
+                found[row["product"], row["end"], row.get("delay")] = repr(row)
+    return found
+
+
+def test_windows_outcomes_and_signals_would_differ_from_a_run_in_which_nothing_was_late(
+    late_and_not: tuple[World, World],
+) -> None:
+    late, good = late_and_not
+    made = plan(late, start=9, to=None, late=True)
+    result = run(late, made)
+    assert result.touched
+    assert set().union(*result.touched.values()) == {"late events"}
+    first = START + 9 * DAY
+    for record in (WINDOWS, OUTCOMES):
+        replayed = _rows(shadow(late, made, "trend.windows"), record)
+        expected = {k: v for k, v in _rows(good.log.records("trend.windows"), record).items() if k in replayed}
+        assert len(expected) == len(replayed) > 30
+        assert replayed == expected
+    was = _decisions(late, first)
+    sent = apply(late, made)
+    assert sent
+    assert _decisions(late, first) == _decisions(good, first) != was
+    assert len({_id(m) for m in sent}) == len(sent), "downstream was told something twice"
+    assert apply(late, made) == []
+
+
+def _id(message: Message) -> str:
+    fields = msgspec.json.decode(message.value or b"")
+    return fields.get("signal_id") or fields["score_id"]
+
+
+def _decisions(world: World, first: int) -> dict[str, Any]:
+    """What a consumer that keeps the highest revision of an id holds."""
+    held: dict[str, tuple[int, dict[str, Any]]] = {}
+    for topic in OUTSIDE:
+        for message in world.log.records(topic):
+            fields = msgspec.json.decode(message.value or b"")
+            if fields["window_end"] >= first and fields["revision"] >= held.get(_id(message), (-1, {}))[0]:
+                held[_id(message)] = (fields["revision"], fields)
+    left_out = ("revision", "replay", "events_offset", "window_id")
+    return {i: {k: v for k, v in fields.items() if k not in left_out} for i, (_, fields) in sorted(held.items())}
+
+
+def test_a_crash_in_the_middle_of_apply_would_leave_gaps_or_repeats(tmp_path: Path) -> None:
+    world = run_world(tmp_path, live=False, spoilt=_held_back)
+    made = plan(world, start=9, to=None, late=True)
+    run(world, made)
+    found = pairs(made, MemoryLog(world.log), replaying.shadow_of(made, world.settings, ""))
+    everything = [c.output for pair in found for c in corrections(pair, made.replay)]
+    for output in everything[: len(everything) // 3]:  # and then it died
+        world.log.append(output.topic, output.partition, output.value, output.key, 0)
+    rest = apply(world, made)
+    assert [(m.topic, m.key, m.value) for m in rest] == [
+        (o.topic, o.key, o.value) for o in everything[len(everything) // 3 :]
+    ]
+    assert apply(world, made) == []
+
+
+def test_the_read_model_would_hold_what_was_said_first(tmp_path: Path) -> None:
+    world = run_world(tmp_path, spoilt=_held_back)
+    model = ReadModel(world.settings.database_url)
+    model.migrate()
+    model.apply([m for topic in OUTSIDE for m in world.log.records(topic)])
+    made = plan(world, start=9, to=None, late=True)
+    run(world, made)
+    sent = apply(world, made)
+    model.apply(sent)
+    told = [decode_json(m.value or b"", InventorySignal) for m in sent if m.topic == "signals.inventory"]
+    newest: dict[str, tuple[tuple[int, ...], InventorySignal]] = {}
+    for m in world.log.records("signals.inventory"):
+        signal = decode_json(m.value or b"", InventorySignal)
+        age = (signal.window_end, signal.window_revision, signal.as_of, signal.revision)
+        newest[signal.product_id] = max(
+            newest.get(signal.product_id, ((0,), signal)), (age, signal), key=lambda n: n[0]
+        )
+    assert told
+    assert any(signal in told for _, signal in newest.values())
+    for product, (_, signal) in newest.items():
+        view = model.product("shop", product)
+        assert view is not None
+        assert view.inventory is not None
+        assert (view.inventory.signal_id, view.inventory.revision) == (signal.signal_id, signal.revision)
+        assert view.inventory.suggested_order == signal.suggested_order
+    model.close()
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# A price feed that was a hundred times too high in one category.
+
+WRONG = '.kind == "catalogue" and .category == "food > bread" and .price > 50000'
+
+
+def _too_high(events: Events) -> Events:
+    fed = False
+    for event in events:
+        if not fed and event[1] > START + 9 * DAY + 3 * HOUR:
+            fed = True
+            for i in range(1, 10, 2):
+                body = {"product_id": f"p{i}", "title": f"product {i}", "category": ["food", "bread"]}
+                price = {"price": f"{(5 + i) * 100}.00", "currency": "EUR", "updated_at": event[1]}
+                yield "products", event[1], {**body, **price}
+            body = {"product_id": "p0", "title": "product 0", "category": ["food", "fruit"]}
+            yield "products", event[1], {**body, "price": "5.00", "currency": "EUR", "updated_at": event[1]}
+        yield event
+
+
+def test_a_transform_would_move_products_that_it_does_not_touch(tmp_path: Path) -> None:
+    world = run_world(tmp_path, spoilt=_too_high)
+    made = plan(world, start=9, to=None, transform=f"if {WRONG} then .price = .price / 100 else . end")
+    result = run(world, made)
+    found = Differ(made, result.touched).diff(
+        pairs(made, MemoryLog(world.log), replaying.shadow_of(made, world.settings, ""))
+    )
+    bread = {f"shop:p{i}" for i in range(1, 10, 2)}
+    assert set(result.touched) == bread
+    assert {p.product for p in found.products} <= bread
+    assert found.reorders > 0
+    assert set(found.causes) == {"transform"}
+
+
+def test_a_transform_that_fails_would_not_say_where(tmp_path: Path) -> None:
+    world = run_world(tmp_path, days=12)
+    made = plan(world, start=9, to=None, transform=".nothing.of.that | error")
+    with pytest.raises(ReplayError, match=r"the transform fails on shop:p\d of trend.events/\d offset \d+"):
+        run(world, made)
+
+
+def test_only_the_asked_products_would_not_be_compared(world: World) -> None:
+    made = plan(world, stages=("windows", "inference", "signals"), code=True, products=("shop:p1",))
+    assert {f.partition for f in made.forks} < {0, 1}
+    run(world, made)
+    found = list(pairs(made, MemoryLog(world.log), replaying.shadow_of(made, world.settings, "")))
+    assert {pair.product for pair in found} == {"shop:p1"}
+    assert len(found) >= 4
+
+
+def test_a_rate_of_a_quarter_would_work_more_than_a_quarter_of_the_time() -> None:
+    naps: list[float] = []
+    rates = iter([25, 25, 25, 25, 100, 100])
+    pace = Pace(lambda: next(rates), lambda: False, naps.append)
+    pace.rest(0.5)
+    assert sum(naps) == pytest.approx(1.5)
+    pace.rest(0.5)
+    assert sum(naps) == pytest.approx(1.5), "the rate was changed to 100 % while it ran"
