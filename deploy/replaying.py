@@ -6,7 +6,7 @@ import bisect
 import importlib
 import importlib.metadata
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,17 +16,20 @@ import msgspec
 from deploy import pipeline
 from deploy.audit import operator
 from deploy.errors import ConfigurationError
+from deploy.redriving import load_transform
 from deploy.settings import Settings
 from deploy.topics import create_shadow_topics
 from streams.codecs import decode, decode_json
 from streams.errors import ReplayError
-from streams.records import PREDICTIONS, Head, WindowKind
+from streams.records import PREDICTIONS, Head, Redrive, WindowKind
 from streams.replay import plan as planning
 from streams.replay.chain import Chain
 from streams.replay.cut import NEVER, cut
+from streams.replay.diff import Differ
 from streams.replay.log import Log
-from streams.replay.plan import Change, Plan
-from streams.replay.rewriting import Rewriter, Transform
+from streams.replay.pairs import Pair, pairs
+from streams.replay.plan import LEARNT, Change, Plan
+from streams.replay.rewriting import Rewriter
 from streams.replay.running import Run
 from streams.replay.shadow import ParquetShadow, Shadow, TopicShadow
 from streams.stage import StageSpec
@@ -98,8 +101,8 @@ def make_plan(settings: Settings, log: Log, request: Request, now: int | None = 
         raise ReplayError(
             f"the range was scored by {len(models)} networks ({', '.join(sorted(models))}): plan a replay for each"
         )
-    if change.head:
-        _head(log, change.head)
+    if change.head not in ("", LEARNT):
+        _require_head(log, change.head)
     if change.transform:
         load_transform(change.transform)
     plan = Plan(
@@ -117,7 +120,7 @@ def make_plan(settings: Settings, log: Log, request: Request, now: int | None = 
         into=request.into,  # type: ignore[arg-type]
     )
     specs = specs_of(plan, settings, log)
-    forks = planning.forks_of(log, specs, stages, start, to, partitions, chosen)
+    forks = planning.forks_of(log, specs, stages, start, to, partitions, chosen, change.head == LEARNT)
     plan = msgspec.structs.replace(plan, forks=forks)
     return _estimated(plan, specs, log)
 
@@ -133,7 +136,7 @@ def specs_of(plan: Plan, settings: Settings, log: Log) -> dict[str, StageSpec]:
     bundle = pipeline.bundle_of(settings, change.model or plan.model)
     specs["learner"] = pipeline.learner_spec(settings.model_copy(update={"partitions": plan.partitions}), bundle)
     then = used(log, plan.partitions, plan.start, plan.to)
-    if plan.chained and not change.head:
+    if plan.chained and change.head in ("", LEARNT):
         live = None if change.model else {p: _at(*of) for p, of in then.live.items()}
         inference = pipeline.inference_spec(settings, bundle, live_epochs=live)
     else:
@@ -141,8 +144,11 @@ def specs_of(plan: Plan, settings: Settings, log: Log) -> dict[str, StageSpec]:
         inference = pipeline.inference_spec(settings, bundle, recorded)
     relearnt = plan.chained and "learner" in plan.stages
     for message in log.read(("model.heads", 0), *log.range(("model.heads", 0))):
+        if message.value is None:
+            continue
+        head = decode_json(message.value, Head)
         # A learner that runs along makes its own from the range's begin on.
-        if not relearnt or (message.value and decode_json(message.value, Head).epoch < plan.start):
+        if not relearnt or (head.epoch < plan.start and not (change.head == LEARNT and head.revision)):
             inference.versioned["model.heads"].put(message)
     specs["inference"] = inference
     return specs
@@ -164,6 +170,26 @@ def run_of(plan: Plan, settings: Settings, log: Log, shadow: Shadow, checkpoint_
         make = lambda: Rewriter(transform, redriven)  # noqa: E731
     specs = specs_of(plan, settings, log)
     return Run(plan, specs, log, shadow, folder_of(settings, plan.replay), make, checkpoint_s)
+
+
+def compared(plan: Plan, settings: Settings, log: Log, bootstrap: str) -> tuple[Iterator[Pair], Differ]:
+    """The windows of a replay that is done beside what was published, and what sums them up. Raises ReplayError."""
+    if not plan.chained:
+        raise ReplayError(f"replay {plan.replay} changes nothing: `replay run` has said what it found")
+    shadow = shadow_of(plan, settings, bootstrap)
+    result = Run(plan, {}, log, shadow, folder_of(settings, plan.replay)).result()
+    if not result.done:
+        raise ReplayError(f"replay {plan.replay} is not done; go on with `trendstream replay run {plan.replay}`")
+    return pairs(plan, log, shadow), Differ(plan, result.touched, _relearnt(plan, log, shadow))
+
+
+def _relearnt(plan: Plan, log: Log, shadow: Shadow) -> frozenset[str]:
+    """Versions of heads that the replay has learnt otherwise than they were published."""
+    if "learner" not in plan.stages:
+        return frozenset()
+    task = ("model.heads", 0)
+    published = {m.key: m.value for m in log.read(task, *log.range(task))}
+    return frozenset((m.key or b"").decode() for m in shadow.records("model.heads") if published.get(m.key) != m.value)
 
 
 def folder_of(settings: Settings, replay: str) -> Path:
@@ -213,34 +239,16 @@ def write_rate(settings: Settings, replay: str, rate: int) -> None:
     part.replace(path)
 
 
-def load_transform(text: str) -> Transform:
-    """`module:function` of Python, or else a jq expression; both take a row of trend.events as an object and give the
-    row as it should be, or null to drop it. Raises ConfigurationError."""
-    module, _, name = text.partition(":")
-    if name.isidentifier() and all(part.isidentifier() for part in module.split(".")):
-        try:
-            return getattr(importlib.import_module(module), name)  # type: ignore[no-any-return]
-        except (ImportError, AttributeError) as error:
-            raise ConfigurationError(
-                f"--transform {text}: {error}; give module:function, or a jq expression"
-            ) from error
-    import jq
-
-    try:
-        program = jq.compile(text)
-    except ValueError as error:
-        raise ConfigurationError(f"--transform {text!r} is no jq expression: {error}") from error
-
-    def transform(row: dict[str, Any]) -> Mapping[str, Any] | None:
-        found = program.input_value(row).all()
-        return found[0] if found else None
-
-    return transform
-
-
 def redriven_of(log: Log) -> frozenset[tuple[str, int, int]]:
     """Platform records that are dead letters sent again."""
-    return frozenset()
+    found = set()
+    for partition in range(log.partitions("trend.redrives")):
+        task = ("trend.redrives", partition)
+        for message in log.read(task, *log.range(task)):
+            if message.value is not None:
+                sent = decode_json(message.value, Redrive).sent
+                found.add((sent.topic, sent.partition, sent.offset))
+    return frozenset(found)
 
 
 def _estimated(plan: Plan, specs: Mapping[str, StageSpec], log: Log) -> Plan:
@@ -310,12 +318,10 @@ def _instead(
     }
 
 
-def _head(log: Log, version: str) -> Head:
-    known = []
-    for message in log.read(("model.heads", 0), *log.range(("model.heads", 0))):
-        if message.value is not None:
-            head = decode_json(message.value, Head)
-            known.append(head.version)
-            if head.version == version:
-                return head
-    raise ConfigurationError(f"no head {version!r} in model.heads; the newest are {', '.join(known[-3:]) or 'none'}")
+def _require_head(log: Log, version: str) -> None:
+    known = [(m.key or b"").decode() for m in log.read(("model.heads", 0), *log.range(("model.heads", 0))) if m.value]
+    if version not in known:
+        raise ConfigurationError(
+            f"no head {version!r} in model.heads; the newest are {', '.join(known[-3:]) or 'none'}, and {LEARNT!r} "
+            "stands for those that the learner makes by itself"
+        )

@@ -30,6 +30,7 @@ COMMANDS = {
     "heads": "List heads, compare them, install one, or roll back to one.",
     "offsets": "Set the offsets from which a stage goes on.",
     "audit": "Show who changed what by command, and why.",
+    "replay": "Fold a part of the topics again, see what that changes, and put it right.",
     "demo": "Show the main job on real sales, from events to scores.",
 }
 _LAYERS = ("deploy", "model", "featurizers", "streams")

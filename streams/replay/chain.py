@@ -186,9 +186,14 @@ class Chain:
 
     def _catch_up(self, stage: Stage, fork: Fork) -> None:
         """Fold published input for the state alone: all that belongs to days before the range."""
-        end = self._log.range(fork.task)[1] if fork.stage == "learner" else fork.begin
-        for message in self._log.read(fork.task, fork.start, end):
-            if fork.stage != "learner" or boundary(message) < self._plan.start:
+        if fork.stage != "learner":
+            for message in self._log.read(fork.task, fork.start, fork.begin):
+                stage.fold([message])
+            return
+        # All partitions lie in its one log, some of them ahead: what belongs to the range comes from the circuit.
+        for message in self._log.read(fork.task, fork.start, self._log.range(fork.task)[1]):
+            at = boundary(message)
+            if 0 < at < self._plan.start or (not at and message.offset < fork.begin):
                 stage.fold([message])
 
     def _look_ahead(self) -> None:

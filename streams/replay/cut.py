@@ -30,11 +30,12 @@ class _Outside(msgspec.Struct):
 
 def boundary_of(rows: Rows) -> int:
     """UTC ms of the boundary that a record belongs to, or that a live window follows."""
-    return int(rows[_ENDS[rows.record.name]].max(initial=0))
+    column = _ENDS.get(rows.record.name)
+    return int(rows[column].max(initial=0)) if column else 0
 
 
 def boundary(message: Message) -> int:
-    """The same of a record as it lies; 0 for one that belongs to none."""
+    """The same of a record as it lies; 0 for one that belongs to none, such as a head installed by hand."""
     if message.value is None:
         return 0
     if message.value[:1] == b"{":

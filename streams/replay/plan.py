@@ -33,13 +33,14 @@ OUTPUTS = {
     "learner": ("model.heads", "model.events"),
     "signals": ("signals.inventory", "signals.ads"),
 }
+LEARNT = "learnt"
 _SAMPLE = 200  # records
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
     """What is different in the replay. With nothing different it checks what was published, byte for byte."""
 
-    head: str = ""  # version that scores instead …
+    head: str = ""  # version that scores instead …; LEARNT: as if none had been installed by hand
     instead_of: str = ""  # … of this one; "": of all
     model: str = ""  # version of the network
     late: bool = False  # rows that came late stand where they would have stood
@@ -55,7 +56,7 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
 
     def stages(self) -> tuple[str, ...]:
         """Stages to replay, unless others are asked for."""
-        if self.head:
+        if self.head and self.head != LEARNT:
             return ("inference", "signals")  # what would have been learnt under that head is another question
         if self.transform and not self.late:
             return ("windows", "inference", "signals")  # heads as they were: else every product moves a little
@@ -64,8 +65,9 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     def described(self) -> str:
         if not self:
             return "nothing: the same versions, compared byte for byte"
+        head = "the heads that the learner makes by itself" if self.head == LEARNT else f"head {self.head}"
         parts = {
-            f"head {self.head}" + (f" instead of {self.instead_of}" if self.instead_of else ""): self.head,
+            head + (f" instead of {self.instead_of}" if self.instead_of else ""): self.head,
             f"model {self.model}": self.model,
             "late rows in place": self.late,
             f"rows of trend.events through {self.transform}": self.transform,
@@ -164,8 +166,9 @@ def forks_of(
     to: int,
     partitions: int,
     chosen: Sequence[int],
+    relearnt: bool = False,
 ) -> tuple[Fork, ...]:
-    """Every task's fork; `chosen` partitions of those keyed by product."""
+    """Every task's fork; `chosen` partitions of those keyed by product. `relearnt`: without heads installed by hand."""
     done = progress_of(log)
     forks = []
     for name in stages:
@@ -177,7 +180,8 @@ def forks_of(
                 begin, limit = _events_of(log, task[1], start), _closed_before(log, task[1], start)
                 until = end if to == NEVER else _events_of(log, task[1], to)
             else:
-                begin = limit = cut(log, task, start)
+                # A head installed after the newest epoch before the range is one that the range was scored by.
+                begin = limit = cut(log, task, start - DAY if name == "learner" and relearnt else start)
                 until = end if to == NEVER else cut(log, task, to)
             until = min(until, done.get((name, *task), end))
             forks.append(snapshots.choose(task, max(limit, first), min(begin, until), until))

@@ -22,7 +22,7 @@ from streams.records import CONTROL, EVENTS, EventKind
 from streams.stage import Message
 from streams.watermarks import CombinedWatermark
 
-Transform = Callable[[dict[str, Any]], Mapping[str, Any] | None]
+Transform = Callable[[Any], Any]  # a row as an object, to the row as it should be, or None to drop it
 Origin = tuple[str, int, int]  # platform topic, partition and offset
 LATE, REDRIVEN, TRANSFORMED = "late events", "dead letters put right", "transform"
 
