@@ -31,6 +31,7 @@ COMMANDS = {
     "offsets": "Set the offsets from which a stage goes on.",
     "audit": "Show who changed what by command, and why.",
     "replay": "Fold a part of the topics again, see what that changes, and put it right.",
+    "explain": "Show where a score comes from, and check it by making it again.",
     "demo": "Show the main job on real sales, from events to scores.",
 }
 _LAYERS = ("deploy", "model", "featurizers", "streams")

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pyarrow as pa
 import pytest
 import torch
 
 from deploy import replaying
+from deploy.lineage import LineageError, lineage
 from deploy.replaying import Request
 from streams.calendars import DAY, HOUR
 from streams.codecs import decode, decode_json, encode_batch
@@ -345,3 +348,48 @@ def test_a_rate_of_a_quarter_would_work_more_than_a_quarter_of_the_time() -> Non
     assert sum(naps) == pytest.approx(1.5)
     pace.rest(0.5)
     assert sum(naps) == pytest.approx(1.5), "the rate was changed to 100 % while it ran"
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Where a score comes from.
+
+
+@pytest.mark.parametrize("kind", ["close", "live"])
+def test_a_score_would_not_come_out_again_from_what_it_is_said_to_be_made_of(world: World, kind: str) -> None:
+    score = next(
+        s
+        for s in _scores(world.log.records("trend.scores"))
+        if s.window_kind == kind and s.product_id == "p1" and s.window_end >= START + 10 * DAY
+    )
+    found = lineage(MemoryLog(world.log), world.settings, score.score_id)
+    assert found.same == {"score from the window": True, "window from trend.events": True}
+    assert found.score == score
+    assert found.head.version == score.head
+    assert found.outcomes > 5
+    orders = [m for m in world.log.records("orders") if (m.value or b"").find(b'"product_id": "p1"') > 0]
+    seen = [m for m in orders if json.loads(m.value or b"")["ordered_at"] < score.window_end]
+    assert found.kinds["order"] == len(seen) if kind == "close" else found.kinds["order"] > len(seen)
+    assert {s.topic for s in found.sources} == {"orders", "products", "inventory.levels"}
+    assert all(s.first <= m.offset <= s.last for s in found.sources for m in seen if (s.topic, s.partition) == _of(m))
+    total = np.exp(sum(found.explanation.parts.values()))
+    assert total == pytest.approx([h.expected for h in score.horizons], rel=1e-5)
+
+
+def _of(message: Message) -> tuple[str, int]:
+    return message.topic, message.partition
+
+
+def test_a_window_that_is_not_what_its_events_give_would_pass(tmp_path: Path) -> None:
+    world = run_world(tmp_path, days=12)
+    log = world.log.records("trend.windows", 0)
+    at = next(i for i, m in enumerate(log) if _ends(m) == START + 9 * DAY)
+    log[at] = _spoilt(log[at])
+    product = decode(log[at].value or b"")["product"][0]
+    found = lineage(MemoryLog(world.log), world.settings, f"{product}@{START + 9 * DAY}/{world.bundle.version}")
+    assert found.same["window from trend.events"] is False
+
+
+def test_what_is_no_score_id_would_not_be_said(world: World) -> None:
+    for wrong in ("shop:p1", "shop:p1@17/", "p1@17/n1", "shop:p1@x/n1"):
+        with pytest.raises(LineageError, match="is no score id"):
+            lineage(MemoryLog(world.log), world.settings, wrong)
