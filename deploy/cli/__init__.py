@@ -30,8 +30,8 @@ COMMANDS = {
     "heads": "List heads, compare them, install one, or roll back to one.",
     "offsets": "Set the offsets from which a stage goes on.",
     "audit": "Show who changed what by command, and why.",
-    "replay": "Fold a part of the topics again, see what that changes, and put it right.",
-    "explain": "Show where a score comes from, and check it by making it again.",
+    "replay": "Fold a range again, see what changes, and correct it.",
+    "explain": "Show where a score comes from, and make it again.",
     "demo": "Show the main job on real sales, from events to scores.",
 }
 _LAYERS = ("deploy", "model", "featurizers", "streams")
