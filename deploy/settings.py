@@ -30,12 +30,25 @@ Milliseconds = Annotated[int, Field(ge=1, le=86_400_000)]
 
 
 class PlatformSetting(BaseModel):
-    """A platform's calendar and money."""
+    """A platform's calendar and money, and the country whose holidays its buyers have."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     timezone: str = "UTC"
     currency: Annotated[str, Field(pattern="^[A-Z]{3}$")] = "EUR"
+    country: str = ""
+
+    @field_validator("country")
+    @classmethod
+    def _with_holidays(cls, value: str) -> str:
+        if value:
+            import holidays
+
+            if value not in holidays.list_supported_countries(include_aliases=False):
+                raise ValueError(
+                    f"no holidays are known of {value!r}; use an ISO 3166 code such as GB, or leave it empty"
+                )
+        return value
 
     @field_validator("timezone")
     @classmethod
@@ -49,9 +62,9 @@ class PlatformSetting(BaseModel):
 
 PLATFORMS = {
     "shop": PlatformSetting(),
-    "complete-journey": PlatformSetting(timezone="America/New_York", currency="USD"),
-    "olist": PlatformSetting(timezone="America/Sao_Paulo", currency="BRL"),
-    "uci": PlatformSetting(timezone="Europe/London", currency="GBP"),
+    "complete-journey": PlatformSetting(timezone="America/New_York", currency="USD", country="US"),
+    "olist": PlatformSetting(timezone="America/Sao_Paulo", currency="BRL", country="BR"),
+    "uci": PlatformSetting(timezone="Europe/London", currency="GBP", country="GB"),
 }
 
 
@@ -63,7 +76,7 @@ class Settings(BaseSettings):
     bootstrap: str = Field("", description="host:port of Kafka's brokers, with commas; empty: the local broker")
     partitions: int = Field(4, ge=1, le=1024, description="of every topic keyed by product")
     platforms: dict[str, PlatformSetting] = Field(
-        default_factory=lambda: dict(PLATFORMS), description="JSON: name to timezone and currency"
+        default_factory=lambda: dict(PLATFORMS), description="JSON: name to timezone, currency and country"
     )
     secret: SecretStr = Field(
         SecretStr(DEVELOPMENT_SECRET), min_length=16, description="key of pseudonyms and of sealed originals"
@@ -117,7 +130,7 @@ class Settings(BaseSettings):
 
     def calendars(self) -> dict[str, Platform]:
         """The platforms as the stages take them, by name."""
-        return {name: Platform(name, p.timezone, p.currency) for name, p in self.platforms.items()}
+        return {name: Platform(name, p.timezone, p.currency, p.country) for name, p in self.platforms.items()}
 
     def secret_bytes(self) -> bytes:
         return self.secret.get_secret_value().encode()

@@ -16,16 +16,20 @@ from deploy.errors import SourceError
 from deploy.loop import Loop
 from deploy.settings import Settings
 from deploy.sources import PlatformEvent, Source
+from deploy.training_log import TrainingLog
 from featurizers.encoding import ImageConfig
 from featurizers.image import ImageEncoder
 from featurizers.pictures import PictureError, PictureReader, decode_picture
 from featurizers.projection import Projection, fit, random_projection, save_projection
 from featurizers.text import TextEncoder
+from model.dataset import Dataset, collect
+from model.parallel import Alone
 from model.registry import Bundle, save_bundle
 from model.train import Progress as TrainProgress
-from model.train import TrainConfig, train
+from model.train import TrainConfig, train_on
 from streams.stage import Message, StageSpec
 
+CHECKPOINT, LOGS = "training/checkpoint.safetensors", "training/logs"  # in the model folder
 SAMPLE_TEXTS, SAMPLE_PICTURES = 400, 160
 LEAST_SAMPLE = 64  # vectors, below which the random projection is as good
 
@@ -137,13 +141,24 @@ def start_history(source: Source, settings: Settings, until: int) -> History:
 
 
 def train_bundle(
-    history: History, settings: Settings, config: TrainConfig | None = None, progress: TrainProgress | None = None
+    history: History,
+    settings: Settings,
+    config: TrainConfig | None = None,
+    progress: TrainProgress | None = None,
+    workers: Alone | None = None,
 ) -> tuple[Bundle, Path]:
-    """Train on the history's windows, and save network, starting heads and projections in the model folder."""
+    """Train on the history's windows, and save network, starting heads and projections in the model folder.
+
+    An interrupted training leaves its checkpoint there, and the same training goes on from it. `workers`: the processes
+    that share it; the others call `help_training`.
+    """
     if not history.windows:
         raise SourceError("the history closed no day: give it more days, or check that it has orders")
-    chosen = config or TrainConfig(device=pipeline.device(settings))
-    bundle = train(history.windows, chosen, progress)
+    chosen, workers = config or TrainConfig(device=pipeline.device(settings)), workers or Alone()
+    dataset = workers.from_first(collect(history.windows, chosen.dataset))
+    logs = settings.model_dir / LOGS / f"{chosen.network.network}-{chosen.network.task}-{chosen.seed}"
+    with TrainingLog(logs, progress) as log:
+        bundle = train_on(dataset, chosen, log, settings.model_dir / CHECKPOINT, workers)
     encoders = history.encoders
     bundle = replace(
         bundle,
@@ -155,4 +170,12 @@ def train_bundle(
     path = save_bundle(bundle, settings.model_dir)
     save_projection(encoders.text_projection, path / "projection-text")
     save_projection(encoders.image_projection, path / "projection-image")
+    (settings.model_dir / CHECKPOINT).unlink(missing_ok=True)
     return bundle, path
+
+
+def help_training(settings: Settings, config: TrainConfig, workers: Alone) -> None:
+    """Train with the process that folds the history, and leave the rest to it."""
+    dataset: Dataset | None = workers.from_first(None)
+    assert dataset is not None, "the first process sends it"
+    train_on(dataset, config, None, settings.model_dir / CHECKPOINT, workers)

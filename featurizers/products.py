@@ -17,12 +17,13 @@ from featurizers.arrivals import LARGEST, SETTLE, Arrivals, Days
 from featurizers.baseline import Baseline, CategoryRates, baseline
 from featurizers.cells import CELL_CHANNELS, HOURLY_DAYS, NO_HOUR, PLACE, ROW_BITS, Cells, Found, cell, starts_of
 from featurizers.errors import WindowsError
+from featurizers.known import Announcements
 from featurizers.parking import Columns
 from featurizers.pooling import COLUMNS as POOL_COLUMNS
 from featurizers.pooling import NEVER, Pools
 from featurizers.state import Array, Column, Floats, Ints, Mask, Table, below, firsts
 from featurizers.window_config import WindowConfig
-from streams.calendars import DAY, HOUR, Calendar
+from streams.calendars import DAY, HOUR, Platform
 from streams.records import CHANNELS, DAYS, HORIZONS, HOURS, EventKind, Modality
 
 _UNKNOWN = -1
@@ -56,12 +57,14 @@ COLUMNS: dict[str, Column] = {
 class Products:
     """One platform's products between the opening of a day and its end."""
 
-    def __init__(self, calendar: Calendar, config: WindowConfig, counters: Counter[str]) -> None:
-        self.calendar = calendar
+    def __init__(self, platform: Platform, config: WindowConfig, counters: Counter[str]) -> None:
+        self.calendar = platform.calendar
+        self.country = platform.country
         self.table = Table(COLUMNS)
         self.cells = Cells()
         self.pools = Pools(self.table, self.newest, config.vector_half_life * DAY)
         self.rates = CategoryRates(config.baseline)
+        self.announcements = Announcements()
         self.open_day = _UNKNOWN
         self.since = _FAR  # first day of which an order or a behaviour was folded
         self._arrivals = Arrivals(self.cells)
@@ -139,6 +142,12 @@ class Products:
             self._settle_if_due()
             self._arrivals.note(rows[start : start + LARGEST], vectors["at"][start : start + LARGEST])
         self.pools.add(rows, vectors["modality"], vectors["at"], vectors["encoder"], vectors["vector"])
+        return rows
+
+    def take_promotions(self, promotions: Columns) -> Array:
+        """Fold announcements; their product rows [rows]. A product that has had no event yet is not made active."""
+        rows = self._rows(promotions["product"])
+        self.announcements.add(rows, promotions)
         return rows
 
     def settle(self) -> None:
@@ -279,6 +288,7 @@ class Products:
             self._learn(self.open_day)
         self.open_day += 1
         self.cells.compact(self.open_day)
+        self.announcements.forget(self.calendar.start(self.open_day - DAYS))
 
     def begin_day(self, active: Ints) -> None:
         """Make ready for the rows of the day that `end_day` opened; `active` have a close window at its start."""
@@ -361,6 +371,10 @@ class Products:
             out[part] = sums[:, _OUT, days].sum(axis=1)
         return units, out
 
+    def known(self, rows: Ints) -> Array:
+        """[rows, KNOWN, DAYS + AHEAD] percent: what is known of the days around the start of the open one."""
+        return self.announcements.percents(rows, self.calendar, self.open_day, self.country)
+
     def age_days(self, rows: Ints) -> Ints:
         """[rows] days from the first event to the open day."""
         return self.open_day - self.calendar.day(self.first()[rows])
@@ -393,6 +407,7 @@ class Products:
                 ("rates", self.rates.table),
                 ("cells", self.cells),
                 ("pools", self.pools),
+                ("announcements", self.announcements),
             )
             for name, blob in state.freeze().items()
         }
@@ -403,6 +418,7 @@ class Products:
             table.load(*(blob for _, blob in sorted(below(part, blobs).items())))
         self.cells.load(below("cells", blobs))
         self.pools.load(below("pools", blobs))
+        self.announcements.load(below("announcements", blobs))
         names = self.table["name"]
         self._row_of = np.full(int(names.max(initial=-1)) + 1, _UNKNOWN, np.int32)
         self._row_of[names] = np.arange(len(names))

@@ -61,6 +61,7 @@ def window_columns(products: Products, vocabulary: Vocabulary, rows: Ints, momen
         "open": sums.open if live else np.zeros((count, len(CHANNELS)), np.int64),
         "open_share": np.full(count, (moment.as_of - end) / (products.end - end) if live else 0.0),
         "weekday": np.full(count, products.calendar.weekday(today)),
+        "known": products.known(rows),
         "text": products.pools.means(rows, Modality.TEXT),
         "image": products.pools.means(rows, Modality.IMAGE),
         "title": products.pools.means(rows, Modality.TITLE),

@@ -31,6 +31,7 @@ from streams.records import (
     DAYS,
     EVENTS,
     OUTCOMES,
+    PROMOTIONS,
     VECTORS,
     WINDOWS,
     ArrowRecord,
@@ -64,6 +65,7 @@ _ORIGIN = ("source", "source_partition", "source_offset")
 # Kinds that come from the sources of event time: orders and behaviours.
 _TIMED = [int(k) for k in EventKind if k <= EventKind.FAVOURITE]
 _VECTOR_COLUMNS = ("modality", "at", "vector")
+_PROMOTION_COLUMNS = ("at", "promotion", "percent", "starts", "ends")
 
 
 class PlatformFold:
@@ -73,9 +75,10 @@ class PlatformFold:
         self, platform: Platform, partition: int, config: WindowConfig, vocabulary: Vocabulary, counters: Counter[str]
     ) -> None:
         self.name = platform.name
-        self.products = Products(platform.calendar, config, counters)
+        self.products = Products(platform, config, counters)
         self.events = Parking()
         self.vectors = Parking()
+        self.promotions = Parking()
         self._partition = partition
         self._config = config
         self._vocabulary = vocabulary
@@ -96,11 +99,16 @@ class PlatformFold:
         if now is not None:
             self._fold_vectors(now)
 
+    def take_promotions(self, promotions: Columns) -> None:
+        now = self._park(self.promotions, promotions)
+        if now is not None:
+            self._fold_promotions(now)
+
     def start(self, watermark: int) -> None:
         """Open the first day: the earliest with an order or a behaviour, at most the ring before the watermark's. What
         came before is history."""
         calendar = self.products.calendar
-        events, vectors = self.events.take(BEFORE_START), self.vectors.take(BEFORE_START)
+        events = self.events.take(BEFORE_START)
         first = int(calendar.day(watermark))
         if events is not None:
             timed = events["at"][np.isin(events["kind"], _TIMED) & (events["at"] <= watermark)]
@@ -109,7 +117,8 @@ class PlatformFold:
         self.products.open(max(first, 2 * DAYS))
         for parking, waiting, take in (
             (self.events, events, self._fold_history),
-            (self.vectors, vectors, self._fold_vectors),
+            (self.vectors, self.vectors.take(BEFORE_START), self._fold_vectors),
+            (self.promotions, self.promotions.take(BEFORE_START), self._fold_promotions),
         ):
             now = None if waiting is None else self._park(parking, waiting)
             if now is not None:
@@ -134,7 +143,11 @@ class PlatformFold:
         products.begin_day(active)
         products.table["queued"][:] = False
         self._queue.clear()
-        for parking, take in ((self.events, self._fold_on_time), (self.vectors, self._fold_vectors)):
+        for parking, take in (
+            (self.events, self._fold_on_time),
+            (self.vectors, self._fold_vectors),
+            (self.promotions, self._fold_promotions),
+        ):
             waiting = parking.take(products.open_day)
             if waiting is not None:
                 take(waiting)
@@ -196,6 +209,12 @@ class PlatformFold:
     def _fold_vectors(self, vectors: Columns) -> None:
         self._touch(self.products.take_vectors(vectors), vectors["at"])
 
+    def _fold_promotions(self, promotions: Columns) -> None:
+        rows = self.products.take_promotions(promotions)
+        self.products.settle()
+        known = self.products.last()[rows] != NEVER  # the others have no window yet
+        self._touch(rows[known], promotions["at"])
+
     def _touch(self, rows: Array, at: Ints) -> None:
         self._newest = max(self._newest, int(at.max(initial=NEVER)))
         queued = self.products.table["queued"]
@@ -217,7 +236,7 @@ class PlatformFold:
             "last_live": self._last_live,
         }
         blobs = {"queue": self._queue.freeze(), **products.freeze()}
-        for kind, parking in (("events", self.events), ("vectors", self.vectors)):
+        for kind, parking in self._parked():
             blobs |= {f"{kind}/{day}": blob for day, blob in parking.freeze().items()}
         return scalars, blobs
 
@@ -228,8 +247,16 @@ class PlatformFold:
         self._newest, self._first_close = scalars["newest"], scalars["first_close"]
         self._queue, self._last_live = Queue(load_arrays(blobs["queue"])["values"]), scalars["last_live"]
         products.load(blobs)
-        for kind, parking in (("events", self.events), ("vectors", self.vectors)):
+        for kind, parking in self._parked():
             parking.load(below(kind, blobs))
+
+    def _parked(self) -> tuple[tuple[str, Parking], ...]:
+        return ("events", self.events), ("vectors", self.vectors), ("promotions", self.promotions)
+
+    @property
+    def parked(self) -> int:
+        """Rows that wait for their day."""
+        return sum(parking.rows for _, parking in self._parked())
 
 
 class WindowStage:
@@ -264,7 +291,7 @@ class WindowStage:
         """Totals since the log began, but `parked` and `products`, which are of now."""
         for fold in self._folds:
             fold.products.settle()
-        parked = sum(fold.events.rows + fold.vectors.rows for fold in self._folds)
+        parked = sum(fold.parked for fold in self._folds)
         products = sum(fold.products.table.rows for fold in self._folds)
         return {**{name: self._counters[name] for name in COUNTERS}, "parked": parked, "products": products}
 
@@ -335,12 +362,14 @@ class WindowStage:
             self._take_events(rows)
         elif rows.record is VECTORS:
             self._take_vectors(rows)
+        elif rows.record is PROMOTIONS:
+            self._take_promotions(rows)
         elif rows.record is CONTROL:
             outputs += self._take_control(rows, message.offset)
         else:
             raise WindowsError(
                 f"{message.topic}/{message.partition}@{message.offset} is a record of {rows.record.name}; "
-                "windows take events, vectors and control rows: is this stage on the right topic?"
+                "windows take events, vectors, promotions and control rows: is this stage on the right topic?"
             )
         watermark = self._watermark.value()
         if watermark is not None:
@@ -368,6 +397,13 @@ class WindowStage:
         self._counters["vectors_repeated"] += int((~fresh).sum())
         for fold, part in self._by_platform({name: array[fresh] for name, array in columns.items()}):
             fold.take_vectors(part)
+
+    def _take_promotions(self, rows: Rows) -> None:
+        self._counters["promotions"] += len(rows)
+        columns = {name: rows[name] for name in _PROMOTION_COLUMNS}
+        columns["product"] = self._product_names(rows)
+        for fold, part in self._by_platform(columns):
+            fold.take_promotions(part)
 
     def _fresh_vectors(self, rows: Rows) -> Mask:
         """[rows] whether the source offset lies beyond the highest that came from its source and modality."""
@@ -436,6 +472,7 @@ COUNTERS = (
     "events",
     "vectors",
     "vectors_repeated",
+    "promotions",
     "control",
     "close",
     "live",

@@ -13,7 +13,7 @@ from model.errors import DatasetError
 from model.features import Doubles, Features, concatenate, extract
 from streams.calendars import DAY
 from streams.codecs import Rows, decode
-from streams.records import DELAYS, HORIZONS, OUTCOMES, WINDOWS, WindowKind
+from streams.records import AHEAD, DAYS, DELAYS, HORIZONS, OUTCOMES, WINDOWS, WindowKind
 from streams.stage import Message
 
 Longs = npt.NDArray[np.int64]
@@ -37,7 +37,9 @@ class Dataset:
     sales_class: Longs  # [n]
     category: npt.NDArray[np.object_]  # [n]
     day_units: Longs  # [n, 24] units by hour of the day before `end`
+    thresholds: Longs  # [n, horizons * (surge, rise, fall)]
     units: Longs  # [n, delays] sold in each delay bucket
+    daily: Longs  # [n, AHEAD] sold on each day from `end` on, -1 where no later window tells
     encoders: dict[str, str]  # newest name by modality
 
     def __len__(self) -> int:
@@ -75,6 +77,7 @@ class _Sample:
                 "sales_class": part["sales_class"].astype(np.int64),
                 "category": part["category"],
                 "day_units": hours[:, -24:].copy(),
+                "thresholds": part["thresholds"],
             }
         )
         self.features.append(extract(part))
@@ -116,6 +119,7 @@ def collect(messages: Iterable[Message], config: DatasetConfig) -> Dataset:
     Raises DatasetError when there is no close window.
     """
     sample, encoders = _Sample(config.max_rows), {"text": "", "image": ""}
+    newest: list[tuple[npt.NDArray[np.object_], Longs, Longs]] = []
     outcomes: list[tuple[npt.NDArray[np.object_], Longs, Longs, Longs]] = []
     for message in messages:
         if message.value is None:
@@ -123,6 +127,7 @@ def collect(messages: Iterable[Message], config: DatasetConfig) -> Dataset:
         rows = decode(message.value)
         if rows.record is WINDOWS:
             sample.add(rows)
+            newest.append(_newest_day(rows))
             for modality in encoders:
                 names = [name for name in rows.coded(f"{modality}_encoder")[1] if name]
                 encoders[modality] = names[-1] if names else encoders[modality]
@@ -136,8 +141,35 @@ def collect(messages: Iterable[Message], config: DatasetConfig) -> Dataset:
         )
     columns, features = sample.finish()
     units = _join(columns["product"], columns["end"], outcomes)  # type: ignore[arg-type]
+    daily = _daily(columns["product"], columns["end"], newest)  # type: ignore[arg-type]
     del columns["mixed"]
-    return Dataset(features=features, units=units, encoders=encoders, **columns)  # type: ignore[arg-type]
+    return Dataset(features=features, units=units, daily=daily, encoders=encoders, **columns)  # type: ignore[arg-type]
+
+
+def _newest_day(rows: Rows) -> tuple[npt.NDArray[np.object_], Longs, Longs]:
+    """Product and end of each close window, and the units of the day before its end."""
+    close = np.flatnonzero(rows["kind"] == WindowKind.CLOSE)
+    units = rows["day"].reshape(len(rows), -1)[close, DAYS - 1]  # the units channel is the first
+    return rows["product"][close], rows["end"][close], units.copy()
+
+
+def _daily(
+    product: npt.NDArray[np.object_], end: Longs, newest: list[tuple[npt.NDArray[np.object_], Longs, Longs]]
+) -> Longs:
+    """[n, AHEAD] units of the days from each window's end on, by the newest days of the windows after it."""
+    products, ends, units = (np.concatenate(column) for column in zip(*newest, strict=True))
+    names, codes = np.unique(products.astype(str), return_inverse=True)
+    keys = codes << 32 | _local_day(ends)
+    order = np.argsort(keys)
+    mine = np.searchsorted(names, product.astype(str)) << 32
+    wanted = mine[:, None] | (_local_day(end)[:, None] + np.arange(1, AHEAD + 1))
+    place = order[np.searchsorted(keys, wanted, sorter=order).clip(max=len(keys) - 1)]
+    return np.where(keys[place] == wanted, units[place], -1)
+
+
+def _local_day(end: Longs) -> Longs:
+    """A number a day: boundaries are midnights of one time zone, give or take the clock's changes."""
+    return (end + DAY // 2) // DAY
 
 
 def _join(

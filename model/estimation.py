@@ -297,7 +297,8 @@ class Estimator:
         at = self.index(labels.head)
         used = np.stack([self.network_dispersion] + [p.dispersion for p in self.past])  # [1 + past, horizons, classes]
         asked = used[at + 1, labels.delay, labels.sales_class]
-        uncertainty = np.clip((1 + 1 / labels.dispersion) / (1 + 1 / asked), 1.0, 4.0)
+        # What the row's r differs from its class's by: the uncertainty of the mean, and the network's spread.
+        uncertainty = np.clip((1 + 1 / labels.dispersion) / (1 + 1 / asked), 0.25, 4.0)
         m, r = np.maximum(labels.total_mean, LEAST), labels.dispersion
         variance = m * (1 + m / r)
         squared = np.minimum((labels.total - m) ** 2, OUTLIER**2 * variance)

@@ -18,13 +18,13 @@ import numpy.typing as npt
 
 from model.distribution import accumulate
 from model.errors import ModelError
-from model.features import SERIES, TREND_CONTEXT, VECTORS, Doubles, Features, concatenate, extract
+from model.features import PRICE_CONTEXT, SERIES, TREND_CONTEXT, VECTORS, Doubles, Features, concatenate, extract
 from model.heads import LEAST, correct, frozen_head
 from model.reading import Reading, forward
 from model.registry import Bundle
 from model.scoring import forecast
 from streams.codecs import Rows
-from streams.records import CONTRIBUTIONS, Head, Modality
+from streams.records import KNOWN, PROMOTION_KINDS, Head, Modality
 
 METHOD = "exact Shapley values on the log of the expected units"
 BASELINE, PRODUCT, HEAD, TODAY = "baseline", "product", "head", "day so far"
@@ -129,9 +129,23 @@ def _usual(*series: str, context: slice | None = None) -> Callable[[Features], F
     return without
 
 
+def _unknown(*known: str) -> Callable[[Features], Features]:
+    columns = [KNOWN.index(name) for name in known]
+
+    def without(features: Features) -> Features:
+        days, ahead = features.days.copy(), features.ahead.copy()
+        days[:, :, [len(SERIES) + column for column in columns]] = 0.0
+        ahead[:, :, columns] = 0.0
+        return replace(features, days=days, ahead=ahead)
+
+    return without
+
+
 INPUTS: dict[str, Callable[[Features], Features]] = {
     "sales": _usual("units", "orders", "returned", context=TREND_CONTEXT),
-    "price": _usual("price"),
+    "price": _usual("price", context=PRICE_CONTEXT),
+    "calendar": _unknown("holiday"),
+    "promotions": _unknown(*PROMOTION_KINDS),
     "ratings": _usual("reviews", "rating"),
     "behaviour": _leave_out(Modality.BEHAVIOR),
     "text": _leave_out(Modality.TEXT),
@@ -166,9 +180,8 @@ def _swap(
 
 def _read(window: Rows, bundle: Bundle, features: Features, batch_rows: int) -> tuple[Rows, Reading]:
     n = len(features)
-    f, components = forward(bundle.network, features, np.arange(n), features.present, batch_rows)
     rows = Rows(window.record, window.batch.take(np.zeros(n, np.int64)))
-    return rows, Reading(f, components, np.zeros((n, len(CONTRIBUTIONS)), np.float32))
+    return rows, forward(bundle.network, features, np.arange(n), features.present, batch_rows)
 
 
 def _totals(window: Rows, bundle: Bundle, head: Head, features: Features, batch_rows: int) -> Doubles:

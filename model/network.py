@@ -1,43 +1,82 @@
-"""The whole network: a small transformer over a window's tokens, fused with text, picture, title and catalogue.
+"""The whole network: what reads the series (`sequences.py`), fused with text, picture, title, catalogue and stock.
 
-A window becomes 19 tokens: a summary, 8 weeks of days, 4 patches of 12 hours, text, picture, title, catalogue, level,
-behaviour. A modality that is not there is a learned token, so shapes never depend on the data. The last layer starts at
-zero: an untrained network forecasts the baseline.
+    series, modalities, summary → φ → f, the log corrections of the baseline's delay buckets
+
+The summary is what goes straight to φ: the context, the newest week, and what is known ahead. A modality that is not
+there is learned numbers, so shapes never depend on the data. The last layer starts at zero: an untrained network
+forecasts the baseline.
 
 Nothing here mixes the rows of a batch, and on a fixed batch shape a row's result is the same bits whatever its company.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from model.features import BEHAVIOUR, BEHAVIOUR_CONTEXT, CATALOGUE, CATEGORY_BUCKETS, CONTEXT, LEVEL, SERIES, Features
-from streams.records import COMPONENTS, DAYS, DELAYS, HOURS, VECTOR, Modality
+from model.errors import ModelError
+from model.features import (
+    BEHAVIOUR,
+    BEHAVIOUR_CONTEXT,
+    CATALOGUE,
+    CATEGORY_BUCKETS,
+    CONTEXT,
+    DAY_SERIES,
+    LEVEL,
+    SERIES,
+    Features,
+)
+from model.sequences import Dilated, Lstm, Transformer
+from streams.records import AHEAD, CLASSES, COMPONENTS, DELAYS, HORIZONS, KNOWN, VECTOR, Modality
 
 LIMIT = 3.0  # |f| stays below: a network moves the baseline by a factor of 20 at most
-SPREAD = 4.0  # components are in standard deviations, cut here
+SPREAD_LIMIT = 2.0  # |spread| stays below
+COMPONENT_LIMIT = 4.0  # components are in standard deviations, cut here
+DIRECT = 5.0  # factor on what the summary says by itself: its weights then need few steps to grow
+NEWEST = 7  # days that go straight to phi: what leads sales by a day is learnt within a hundred steps
+SEQUENCES = ("transformer", "lstm", "cnn")
+NETWORKS = (*SEQUENCES, "ensemble")  # an ensemble has one member of each
+# What the last layer gives: log corrections of the delay buckets (count, regression) or of every day of the longest
+# horizon (sequence); log odds of the trend classes by horizon (classification).
+TASKS = {"count": DELAYS, "regression": DELAYS, "sequence": AHEAD, "classification": len(HORIZONS) * len(CLASSES)}
+BUCKETS = tuple(zip((0, *HORIZONS[:-1]), HORIZONS, strict=True))  # days of each delay bucket
 
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    width: int = 48
+    network: str = "ensemble"  # one of NETWORKS
+    task: str = "count"  # one of TASKS
+    width: int = 64
     layers: int = 2
     heads: int = 2
     day_patch: int = 7
     hour_patch: int = 12
     category_width: int = 8
+    modality_width: int = 16
+    hidden: int = 128
+
+    def __post_init__(self) -> None:
+        if self.network not in NETWORKS:
+            raise ModelError(f"there is no network {self.network!r}; take one of {', '.join(NETWORKS)}")
+        if self.task not in TASKS:
+            raise ModelError(f"there is no task {self.task!r}; take one of {', '.join(TASKS)}")
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        return SEQUENCES if self.network == "ensemble" else (self.network,)
 
 
 @dataclass(frozen=True)
 class Batch:
     """`Features` as tensors on the network's device; same shapes."""
 
-    days: Tensor  # [n, DAYS, series]
+    days: Tensor  # [n, DAYS, day series]
     hours: Tensor  # [n, HOURS, series]
+    ahead: Tensor  # [n, DELAYS, KNOWN]
     vectors: Tensor  # [n, 3, VECTOR]
     context: Tensor  # [n, CONTEXT]
     catalogue: Tensor  # [n, CATALOGUE]
@@ -48,78 +87,56 @@ class Batch:
 
     @staticmethod
     def of(features: Features, device: torch.device) -> Batch:
-        names = ("days", "hours", "vectors", "context", "catalogue", "level", "age", "category", "present")
-        return Batch(**{name: torch.from_numpy(getattr(features, name)).to(device) for name in names})
+        return Batch(**{name: torch.from_numpy(values).to(device) for name, values in vars(features).items()})
+
+    def take(self, rows: Tensor) -> Batch:
+        return Batch(**{name: values[rows] for name, values in vars(self).items()})
 
 
-class Block(nn.Module):
-    """Attention over the tokens of a row, then two layers on each token; both added to what came in."""
+@dataclass(frozen=True)
+class Answer:
+    """What a network says of n windows."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    phi: Tensor  # [n, phi_width]
+    f: Tensor  # [n, DELAYS] log corrections of the baseline's delay buckets; 0 where the task gives no units
+    spread: Tensor  # [n, HORIZONS] log of a factor on the r of the row's sales class
+    last: Tensor  # [n, TASKS[task]] the last layer
+
+
+def _sequence(name: str, config: NetworkConfig) -> nn.Module:
+    if name == "transformer":
+        return Transformer(config.width, config.layers, config.heads, config.day_patch, config.hour_patch)
+    return Lstm(config.width, config.layers) if name == "lstm" else Dilated(config.width)
+
+
+class Member(nn.Module):
+    """One sequence encoder with what is fused to it."""
+
+    def __init__(self, sequence: str, config: NetworkConfig) -> None:
         super().__init__()
-        self.heads = heads
-        self.before_attention = nn.LayerNorm(width)
-        self.queries_keys_values = nn.Linear(width, 3 * width)
-        self.out = nn.Linear(width, width)
-        self.before_layers = nn.LayerNorm(width)
-        # ReLU is exact: a vectorised GELU may round an element by its position in the batch.
-        self.layers = nn.Sequential(nn.Linear(width, 4 * width), nn.ReLU(), nn.Linear(4 * width, width))
-
-    def forward(self, x: Tensor) -> Tensor:  # [n, tokens, width]
-        n, tokens, width = x.shape
-        packed = self.queries_keys_values(self.before_attention(x))
-        q, k, v = packed.view(n, tokens, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
-        weights = (q @ k.transpose(2, 3) * (width // self.heads) ** -0.5).softmax(dim=3)  # [n, heads, tokens, tokens]
-        x = x + self.out((weights @ v).transpose(1, 2).reshape(n, tokens, width))
-        return cast(Tensor, x + self.layers(self.before_layers(x)))
-
-
-class Network(nn.Module):
-    """phi [n, width] and f [n, DELAYS], the log corrections of the baseline's delay buckets."""
-
-    components_mean: Tensor
-    components_matrix: Tensor
-
-    def __init__(self, config: NetworkConfig) -> None:
-        super().__init__()
-        self.config = config
-        width = config.width
-        self.day = nn.Linear(config.day_patch * len(SERIES), width)
-        self.hour = nn.Linear(config.hour_patch * len(SERIES), width)
-        # The context and the newest days also go straight to phi: what leads sales by a day is learnt within a hundred
-        # steps, where the way through the tokens alone took several hundred or got stuck.
-        summary = CONTEXT + config.day_patch * len(SERIES)
-        self.context = nn.Sequential(nn.Linear(summary, 2 * width), nn.ReLU(), nn.Linear(2 * width, width))
+        width = config.modality_width
+        self.series = _sequence(sequence, config)
         self.vectors = nn.ModuleList(nn.Sequential(nn.LayerNorm(VECTOR), nn.Linear(VECTOR, width)) for _ in range(3))
         self.category = nn.Embedding(CATEGORY_BUCKETS, config.category_width)
         self.catalogue = nn.Linear(CATALOGUE + config.category_width, width)
         self.level = nn.Linear(LEVEL, width)
         self.age = nn.Parameter(torch.zeros(len(Modality), width))
-        self.there = nn.Parameter(torch.zeros(width))  # behaviour's token: its numbers are in the series
+        self.there = nn.Parameter(torch.zeros(width))  # behaviour's: its numbers are in the series
         self.missing = nn.Parameter(torch.randn(len(Modality), width) * 0.02)
-        self.tokens = 1 + DAYS // config.day_patch + HOURS // config.hour_patch + len(Modality)
-        self.position = nn.Parameter(torch.randn(self.tokens, width) * 0.02)
-        self.blocks = nn.ModuleList(Block(width, config.heads) for _ in range(config.layers))
-        self.last = nn.LayerNorm(width)
-        self.phi = nn.Linear(2 * width + summary, width)
-        self.f = nn.Linear(width, DELAYS)
-        nn.init.zeros_(self.f.weight)
-        nn.init.zeros_(self.f.bias)
-        # Fixed after training: standardised principal components of phi, for the heads.
-        self.register_buffer("components_mean", torch.zeros(width))
-        self.register_buffer("components_matrix", torch.zeros(width, COMPONENTS))
+        summary = CONTEXT + NEWEST * len(DAY_SERIES) + DELAYS * len(KNOWN)
+        self.hidden = nn.Linear(config.width + len(Modality) * width + summary, config.hidden)
+        self.phi = nn.Linear(config.hidden, config.width)
+        self.f = nn.Linear(config.width, TASKS[config.task])
+        self.spread = nn.Linear(config.width, len(HORIZONS))
+        # What leads sales by a day is in the summary, and is learnt by this layer within a hundred steps.
+        self.direct = nn.Linear(summary, TASKS[config.task], bias=False)
+        for layer in (self.f, self.spread, self.direct):
+            for parameter in layer.parameters():
+                nn.init.zeros_(parameter)
 
-    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        n, config = len(batch.category), self.config
-        there = batch.present[:, :, None]  # [n, modalities, 1]
-        days, hours, context = self._without_behaviour(batch)
-        weeks = days.reshape(n, DAYS // config.day_patch, -1)  # [n, day tokens, day_patch * series]
-        summary = torch.cat([context, weeks[:, -1]], dim=1)
-        series = [
-            self.context(summary)[:, None],
-            self.day(weeks),
-            self.hour(hours.reshape(n, HOURS // config.hour_patch, -1)),
-        ]
+    def fuse(self, series: Tensor, summary: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """phi [n, width], last layer and spread, from what the encoder made of the series [n, width], and summary."""
+        n = len(series)
         catalogue = torch.cat([batch.catalogue, self.category(batch.category)], dim=1)
         modalities = torch.stack(  # in the order of Modality
             [
@@ -129,32 +146,88 @@ class Network(nn.Module):
                 self.there.expand(n, -1),
             ],
             dim=1,
-        )  # [n, modalities, width]
-        modalities = torch.where(there, modalities + batch.age[:, :, None] * self.age, self.missing)
-        x = torch.cat([*series, modalities], dim=1) + self.position  # [n, tokens, width]
-        for block in self.blocks:
-            x = block(x)
-        x = self.last(x)
-        phi = self.phi(torch.cat([x[:, 0], x.mean(dim=1), summary], dim=1)).relu()  # [n, width]
-        z = self.f(phi)
-        return phi, z / (1 + z.abs() / LIMIT)
+        )  # [n, modalities, modality width]
+        modalities = torch.where(batch.present[:, :, None], modalities + batch.age[:, :, None] * self.age, self.missing)
+        x = self.hidden(torch.cat([series, modalities.flatten(1), summary], dim=1)).relu()
+        phi = self.phi(x).relu()
+        return (
+            phi,
+            _bounded(self.f(phi) + DIRECT * self.direct(summary), LIMIT),
+            _bounded(self.spread(phi), SPREAD_LIMIT),
+        )
 
-    def _without_behaviour(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """The series and the context with views, carts and favourites at zero where behaviour is missing."""
-        keep = batch.present[:, Modality.BEHAVIOR].to(batch.days.dtype)[:, None]  # [n, 1]
-        series = torch.ones(len(SERIES), device=keep.device).repeat(len(keep), 1)  # [n, series]
-        series[:, BEHAVIOUR] = keep
-        context = torch.ones(CONTEXT, device=keep.device).repeat(len(keep), 1)
-        context[:, :BEHAVIOUR_CONTEXT] = keep
-        return batch.days * series[:, None], batch.hours * series[:, None], batch.context * context
+
+def _bounded(z: Tensor, limit: float) -> Tensor:
+    return z / (1 + z.abs() / limit)
+
+
+class Network(nn.Module):
+    """Of several members phi lies side by side, and the rest is their mean."""
+
+    components_mean: Tensor
+    components_matrix: Tensor
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.members = nn.ModuleList(Member(sequence, config) for sequence in config.members)
+        self.phi_width = config.width * len(self.members)
+        # Fixed after training: standardised principal components of phi, for the heads.
+        self.register_buffer("components_mean", torch.zeros(self.phi_width))
+        self.register_buffer("components_matrix", torch.zeros(self.phi_width, COMPONENTS))
+
+    @property
+    def device(self) -> torch.device:
+        return self.components_mean.device
+
+    def forward(self, batch: Batch) -> Answer:
+        return self.fuse(self.read_series(batch), batch)
+
+    def read_series(self, batch: Batch) -> Tensor:
+        """[n, members, width] what the encoders make of the series: all that does not hang on the other modalities."""
+        keep = torch.ones(len(batch.present), 1, len(DAY_SERIES), device=batch.days.device)
+        keep[:, 0, BEHAVIOUR] = _has_behaviour(batch)
+        days, hours = batch.days * keep, batch.hours * keep[:, :, : len(SERIES)]
+        return torch.stack([member.series(days, hours) for member in self._members], dim=1)
+
+    def fuse(self, series: Tensor, batch: Batch) -> Answer:
+        """The answer from what `read_series` gave for the same windows; the batch's other modalities may differ."""
+        answers = self.answers(series, batch)
+        return Answer(
+            torch.cat([a.phi for a in answers], dim=1),
+            *(torch.stack([getattr(a, name) for a in answers]).mean(dim=0) for name in ("f", "spread", "last")),
+        )
+
+    def answers(self, series: Tensor, batch: Batch) -> list[Answer]:
+        """What each member says by itself: each learns alone, so that their errors differ."""
+        keep, newest = _has_behaviour(batch), batch.days[:, -NEWEST:].clone()
+        newest[:, :, BEHAVIOUR] *= keep[:, None]
+        context = [batch.context[:, :BEHAVIOUR_CONTEXT] * keep, batch.context[:, BEHAVIOUR_CONTEXT:]]
+        summary = torch.cat([*context, newest.flatten(1), batch.ahead.flatten(1)], dim=1)
+        answers = []
+        for i, member in enumerate(self._members):
+            phi, last, spread = member.fuse(series[:, i], summary, batch)
+            answers.append(Answer(phi, self._corrections(last), spread, last))
+        return answers
+
+    def _corrections(self, last: Tensor) -> Tensor:
+        if self.config.task == "classification":
+            return torch.zeros(len(last), DELAYS, device=last.device)
+        if self.config.task == "sequence":  # of a bucket: the mean over its days
+            return torch.stack([last[:, a:b].exp().mean(dim=1).log() for a, b in BUCKETS], dim=1)
+        return last
+
+    @property
+    def _members(self) -> Sequence[Member]:
+        return cast(Sequence[Member], self.members)
 
     def components(self, phi: Tensor) -> Tensor:
-        """[n, COMPONENTS] fixed principal components of phi in standard deviations, within ±SPREAD."""
-        return ((phi - self.components_mean) @ self.components_matrix).clamp(-SPREAD, SPREAD)
+        """[n, COMPONENTS] fixed principal components of phi in standard deviations, within ±COMPONENT_LIMIT."""
+        return ((phi - self.components_mean) @ self.components_matrix).clamp(-COMPONENT_LIMIT, COMPONENT_LIMIT)
 
     @torch.no_grad()
     def fit_components(self, phi: Tensor) -> None:
-        """Set the components from phi [rows, width] of the training rows."""
+        """Set the components from phi [rows, phi_width] of the training rows."""
         values = phi.double().cpu()
         mean = values.mean(dim=0)
         spread, directions = torch.linalg.eigh((values - mean).T @ (values - mean) / max(len(values) - 1, 1))
@@ -165,6 +238,11 @@ class Network(nn.Module):
         scaled = torch.where(spread > floor, directions * largest.sign() / spread.clamp(min=floor).sqrt(), 0.0)
         self.components_mean.copy_(mean)
         self.components_matrix[:, : scaled.shape[1]] = scaled.to(self.components_matrix)
+
+
+def _has_behaviour(batch: Batch) -> Tensor:
+    """[n, 1] 0 where views, carts and favourites are missing, and count as none."""
+    return batch.present[:, Modality.BEHAVIOR].to(batch.days.dtype)[:, None]
 
 
 def make_network(config: NetworkConfig, seed: int) -> Network:

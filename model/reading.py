@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -9,8 +10,8 @@ import numpy.typing as npt
 import torch
 
 from model.features import Doubles, Features
-from model.network import Batch, Network
-from streams.records import COMPONENTS, CONTRIBUTIONS, DELAYS, Modality
+from model.network import NEWEST, Batch, Network
+from streams.records import CONTRIBUTIONS, Modality
 
 # What each contribution takes away, in the order of CONTRIBUTIONS.
 _PARTS: dict[str, tuple[Modality, ...]] = {
@@ -26,15 +27,13 @@ class Reading:
     """What the network makes of n windows."""
 
     f: npt.NDArray[np.float32]  # [n, DELAYS]
+    spread: npt.NDArray[np.float32]  # [n, HORIZONS] log of a factor on r
     components: npt.NDArray[np.float32]  # [n, COMPONENTS]
     contributions: npt.NDArray[np.float32]  # [n, CONTRIBUTIONS] log mean of the longest horizon, with less without
 
 
 def read(network: Network, features: Features, baseline: Doubles, batch_rows: int) -> Reading:
-    """Run the network on windows with baseline [n, DELAYS], and again without each modality that is there.
-
-    Every run of a row is a row of a padded batch of `batch_rows`, so a modality that is missing costs nothing.
-    """
+    """Run the network on windows with baseline [n, DELAYS] (n > 0), and again without each modality that is there."""
     n = len(features)
     without = np.zeros((len(CONTRIBUTIONS), len(Modality)), bool)
     for i, name in enumerate(CONTRIBUTIONS):
@@ -42,11 +41,11 @@ def read(network: Network, features: Features, baseline: Doubles, batch_rows: in
     part, owner = np.nonzero((features.present[None] & without[:, None]).any(axis=2))  # which part of which row
     rows = np.concatenate([np.arange(n), owner])
     present = np.concatenate([features.present, features.present[owner] & ~without[part]])
-    f, components = forward(network, features, rows, present, batch_rows)
-    log_total = _log_total(baseline[rows], f)
-    contributions = np.zeros((n, len(CONTRIBUTIONS)))
+    every = forward(network, features, rows, present, batch_rows)
+    log_total = _log_total(baseline[rows], every.f)
+    contributions = np.zeros((n, len(CONTRIBUTIONS)), np.float32)
     contributions[owner, part] = log_total[owner] - log_total[n:]
-    return Reading(f[:n], components[:n], contributions.astype(np.float32))
+    return Reading(every.f[:n], every.spread[:n], every.components[:n], contributions)
 
 
 def forward(
@@ -55,20 +54,38 @@ def forward(
     rows: npt.NDArray[np.int64],
     present: npt.NDArray[np.bool_],
     batch_rows: int,
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """f [m, DELAYS] and components [m, COMPONENTS] of `rows` [m] with what is `present` [m, modalities]."""
-    m = len(rows)
-    f, components = np.empty((m, DELAYS), np.float32), np.empty((m, COMPONENTS), np.float32)
-    device = network.position.device
+) -> Reading:
+    """Of `rows` [m] with what is `present` [m, modalities]; without contributions.
+
+    The series are most of the work; of them behaviour alone can be missing, so each is read at most twice.
+    """
+    device = network.device
+    batch = Batch.of(features, device)
+    wanted, place = np.unique(2 * rows + present[:, Modality.BEHAVIOR], return_inverse=True)
+    behaviour = torch.from_numpy(wanted % 2 == 1).to(device)
     with torch.inference_mode():
-        for start in range(0, m, batch_rows):
-            stop = min(start + batch_rows, m)
-            index = np.arange(start, start + batch_rows).clip(max=stop - 1)  # padded with the last row
-            batch = Batch.of(replace(features.take(rows[index]), present=present[index]), device)
-            phi, correction = network(batch)
-            f[start:stop] = correction[: stop - start].cpu().numpy()
-            components[start:stop] = network.components(phi)[: stop - start].cpu().numpy()
-    return f, components
+        series = []
+        for start, index in _padded(len(wanted), batch_rows):
+            part = batch.take(torch.from_numpy(wanted[index] // 2).to(device))
+            part.present[:, Modality.BEHAVIOR] = behaviour[index]
+            series.append(network.read_series(part)[: len(wanted) - start])
+        read = torch.cat(series)  # [series, members, width]
+        found: list[tuple[torch.Tensor, ...]] = []
+        short = replace(batch, days=batch.days[:, -NEWEST:], hours=batch.hours[:, :0])  # all that is still to be read
+        for start, index in _padded(len(rows), batch_rows):
+            part = short.take(torch.from_numpy(rows[index]).to(device))
+            part = replace(part, present=torch.from_numpy(present[index]).to(device))
+            answer = network.fuse(read[torch.from_numpy(place[index]).to(device)], part)
+            columns = (answer.f, answer.spread, network.components(answer.phi))
+            found.append(tuple(column[: len(rows) - start] for column in columns))
+        f, spread, components = (torch.cat(column).cpu().numpy() for column in zip(*found, strict=True))
+    return Reading(f, spread, components, np.zeros((len(rows), len(CONTRIBUTIONS)), np.float32))
+
+
+def _padded(count: int, batch_rows: int) -> Iterator[tuple[int, npt.NDArray[np.int64]]]:
+    """Where each batch starts, and its rows, padded with the last one."""
+    for start in range(0, count, batch_rows):
+        yield start, np.arange(start, start + batch_rows).clip(max=count - 1)
 
 
 def _log_total(baseline: Doubles, f: npt.NDArray[np.float32]) -> Doubles:

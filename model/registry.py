@@ -18,20 +18,20 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
-from model.errors import RegistryError
+from model.dispersion import DISPERSION
+from model.errors import ModelError, RegistryError
 from model.features import Doubles
 from model.network import Network, NetworkConfig, make_network
 from streams.records import HORIZONS, SalesClass
 
-FORMAT = 1
+FORMAT = 2
 WEIGHTS, MANIFEST = "weights.safetensors", "manifest.json"
-DISPERSION = 2.0  # r before any history has been seen: counts spread about twice as far as a Poisson's at a mean of 6
 
 
 class _Manifest(msgspec.Struct, frozen=True, kw_only=True):
     format: int
     version: str
-    config: dict[str, int]
+    config: dict[str, int | str]
     dispersion: list[list[float]]  # [horizons, sales classes]
     hour_profile: list[float]  # [24]
     categories: list[str]
@@ -62,7 +62,7 @@ class Bundle:
 
     @property
     def device(self) -> torch.device:
-        return self.network.position.device
+        return self.network.device
 
 
 def _weights(bundle: Bundle) -> bytes:
@@ -122,12 +122,12 @@ def load_bundle(path: Path, device: str = "cpu") -> Bundle:
     """Raises RegistryError when the folder holds no whole bundle, or another one than its manifest says."""
     manifest = _manifest(path)
     try:
-        config = NetworkConfig(**manifest.config)
+        config = NetworkConfig(**manifest.config)  # type: ignore[arg-type]
         network = make_network(config, 0)
         network.load_state_dict(load_tensors((path / WEIGHTS).read_bytes()))
         dispersion = np.array(manifest.dispersion, np.float64).reshape(len(HORIZONS), len(SalesClass))
         hour_profile = np.array(manifest.hour_profile, np.float64).reshape(24)
-    except (OSError, SafetensorError, RuntimeError, TypeError, ValueError) as error:
+    except (OSError, SafetensorError, RuntimeError, TypeError, ValueError, ModelError) as error:
         raise RegistryError(f"{path} holds no usable network: {error}; train again or take another bundle") from error
     bundle = Bundle(
         network.to(device),

@@ -80,7 +80,7 @@ def forecast(bundle: Bundle, head: Head, rows: Rows, reading: Reading, mine: npt
         reading.components[mine].astype(np.float64),
         rows["category"][mine],
     )
-    r = row_dispersion(head, rows["sales_class"][mine])
+    r = row_dispersion(head, rows["sales_class"][mine]) * np.exp(reading.spread[mine].astype(np.float64))
     thresholds = rows["thresholds"][mine].reshape(len(mine), len(HORIZONS), len(THRESHOLDS))
     conformal = np.asarray(head.conformal, np.float64)
     if rows["kind"][mine[0]] == WindowKind.CLOSE:

@@ -1,52 +1,55 @@
 """Training: history in, a bundle out. Reads from top to bottom.
 
-The network learns log corrections f of the baseline's delay buckets with a negative binomial loss. The best epoch on
-the validation rows wins, and epoch 0 (f = 0, the baseline) takes part: training never leaves a network that is worse
-there.
+The network learns log corrections f of the baseline's delay buckets, and how far its errors spread. The best epoch by
+the weighted quantile loss of the validation rows wins, and epoch 0 (f = 0, the baseline) takes part: training never
+leaves a network that is worse there.
+
+Interrupted, it goes on from its checkpoint to the same bytes as if it had not been.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
-from scipy import optimize, special
 from torch import Tensor
 
+from model.augmentation import Augmentation, augmented
+from model.checkpoint import Checkpoint, load_optimizer, optimizer_tensors, read_checkpoint, write_checkpoint
 from model.dataset import Dataset, DatasetConfig, collect, split
+from model.dispersion import horizon_dispersion
 from model.features import Doubles
-from model.network import Batch, Network, NetworkConfig, make_network
-from model.registry import DISPERSION, Bundle
-from streams.records import DELAYS, HORIZONS, Modality, SalesClass
+from model.losses import TrainRows, labelled, losses, quantile_loss, training_rows
+from model.network import Answer, Network, NetworkConfig, make_network
+from model.parallel import Alone
+from model.registry import Bundle
+from streams.records import DELAYS, HORIZONS, Trend
 from streams.stage import Message
-
-R_BOUNDS = (0.02, 1e4)  # of a fitted dispersion
-MIN_ROWS = 50  # with labels, to fit a dispersion of a sales class of its own
-DROPPED = tuple(Modality)  # modalities that training leaves out at random; the sales series are always there
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     network: NetworkConfig = field(default_factory=NetworkConfig)
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
+    augmentation: Augmentation = field(default_factory=Augmentation)
     seed: int = 0
     epochs: int = 3
     min_steps: int = 150  # a short history gets more epochs, so that it gets as many steps
     patience: float = 0.5  # share of the epochs without a better validation loss before training ends
-    batch_rows: int = 256
+    batch_rows: int = 256  # of all processes together
     learning_rate: float = 2e-3
     warm_up: float = 0.1  # share of all steps
-    weight_decay: float = 0.05
+    weight_decay: float = 0.05  # decoupled, of matrices alone
     gradient_limit: float = 1.0
-    modality_dropout: float = 0.2  # of each modality of a row, independently
-    all_dropout: float = 0.1  # of all modalities of a row at once
     categories: int = 32
     device: str = "cpu"
+    checkpoint_steps: int = 100
 
 
 @dataclass(frozen=True)
@@ -57,129 +60,140 @@ class Step:
     step: int
     steps: int  # of the whole training, if it does not stop early
     loss: float
-    validation_loss: float | None = None  # at the end of an epoch
+    learning_rate: float
+    validation: dict[str, float] | None = None  # at the end of an epoch; the first one decides
 
 
 Progress = Callable[[Step], None]
 
 
-def train(messages: Iterable[Message], config: TrainConfig, progress: Progress | None = None) -> Bundle:
+def train(
+    messages: Iterable[Message],
+    config: TrainConfig,
+    progress: Progress | None = None,
+    checkpoint: Path | None = None,
+    workers: Alone | None = None,
+) -> Bundle:
     """Train on the close windows and outcomes of `trend.windows`. Raises DatasetError if the history is too short."""
-    return train_on(collect(messages, config.dataset), config, progress)
+    return train_on(collect(messages, config.dataset), config, progress, checkpoint, workers)
 
 
-def train_on(dataset: Dataset, config: TrainConfig, progress: Progress | None = None) -> Bundle:
+def train_on(
+    dataset: Dataset,
+    config: TrainConfig,
+    progress: Progress | None = None,
+    checkpoint: Path | None = None,
+    workers: Alone | None = None,
+) -> Bundle:
+    """`checkpoint` is the file that an interrupted training goes on from; `workers` the processes that share it."""
+    workers = workers or Alone()
     training, validation = split(dataset, config.dataset)
     device = torch.device(config.device)
     network = make_network(config.network, config.seed).to(device)
-    rows, checks = _tensors(training, device), _tensors(validation, device)
-    # One r per delay and class, from the baseline's own errors: the loss knows which rows are noisy before it starts.
-    r = torch.from_numpy(_delay_dispersion(training)).float().to(device)  # [delays, classes]
+    rows, checks = training_rows(training, device), training_rows(validation, device)
+    nothing = np.zeros((len(training), DELAYS))
+    # The baseline's own r: the loss knows which rows are noisy before it starts.
+    r = torch.from_numpy(horizon_dispersion([(training, nothing, nothing)])[0]).float().to(device)
 
-    generator = torch.Generator().manual_seed(config.seed)  # on the CPU: the same draws on every device
     optimizer = torch.optim.AdamW(_groups(network, config.weight_decay), lr=config.learning_rate)
-    per_epoch = math.ceil(len(training) / config.batch_rows)
+    per_epoch = math.ceil(len(rows) / config.batch_rows)
     epochs = max(config.epochs, math.ceil(config.min_steps / per_epoch))
-    steps = per_epoch * epochs
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps, config.warm_up))
-
-    best_loss, best_epoch = evaluate(network, checks, r, config.batch_rows), 0
-    best = {name: t.clone() for name, t in network.state_dict().items()}
-    losses: list[dict[str, float]] = [{"epoch": 0, "validation": best_loss}]
-    for epoch in range(1, epochs + 1):
+    progressed = progress or (lambda step: None)
+    run = _Run(
+        network,
+        optimizer,
+        checkpoint if workers.rank == 0 else None,
+        _fingerprint(dataset, config, workers),
+        config.seed,
+    )
+    if not run.resume(checkpoint):
+        run.judge(validate(network, checks, r, config.batch_rows), 0)
+    while run.epoch < epochs and run.epoch - run.best_epoch < max(1.0, config.patience * epochs):
         network.train()
-        order = torch.randperm(len(training), generator=generator).to(device)
-        total = 0.0
-        for i in range(per_epoch):
-            batch = rows.take(order[i * config.batch_rows : (i + 1) * config.batch_rows])
-            present = _drop(batch.inputs.present, config, generator)
-            _, f = network(replace(batch.inputs, present=present))  # f: [rows, delays]
-            loss = negative_binomial_loss(f, batch, r)
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(network.parameters(), config.gradient_limit)
-            optimizer.step()
-            schedule.step()
-            total += float(loss.detach())
-            if progress:
-                progress(Step(epoch, (epoch - 1) * per_epoch + i + 1, steps, float(loss.detach())))
-        validation_loss = evaluate(network, checks, r, config.batch_rows)
-        losses.append({"epoch": epoch, "training": total / per_epoch, "validation": validation_loss})
-        if progress:
-            progress(Step(epoch, epoch * per_epoch, steps, total / per_epoch, validation_loss))
-        if validation_loss < best_loss:
-            best_loss, best_epoch = validation_loss, epoch
-            best = {name: t.clone() for name, t in network.state_dict().items()}
-        elif epoch - best_epoch >= config.patience * epochs:
-            break
-    network.load_state_dict(best)
-    return _bundle(network, training, validation, rows, checks, config, best_epoch, losses)
+        if run.step == run.epoch * per_epoch:
+            run.begin_epoch(len(rows))
+        for i in range(run.step - run.epoch * per_epoch, per_epoch):
+            rate = _rate(run.step, epochs * per_epoch, config.warm_up) * config.learning_rate
+            mine = rows.take(run.order[i * config.batch_rows : (i + 1) * config.batch_rows].to(device))
+            loss = _step(network, optimizer, mine, r, rate, run.generator, config, workers)
+            run.step, run.total = run.step + 1, run.total + loss
+            progressed(Step(run.epoch + 1, run.step, epochs * per_epoch, loss, rate))
+            if run.step % config.checkpoint_steps == 0:
+                run.save()
+        run.epoch += 1
+        found = workers.from_first(validate(network, checks, r, config.batch_rows))
+        run.judge(found, run.total / per_epoch)
+        progressed(Step(run.epoch, run.step, epochs * per_epoch, run.total / per_epoch, rate, found))
+        run.save()
+    network.load_state_dict(run.best)
+    return _bundle(network, training, validation, rows, checks, config, run)
 
 
 # ------------------------------------------------------------------------------------------------------------------
-# Rows and their loss.
+# One step, and how good the network is.
 
 
-@dataclass(frozen=True)
-class _Rows:
-    inputs: Batch
-    baseline: Tensor  # [n, delays] B_b, at least a hair above zero
-    units: Tensor  # [n, delays] float, 0 where there is no label
-    known: Tensor  # [n, delays] float, 1 where there is one
-    sales_class: Tensor  # [n] int64
-
-    def take(self, rows: Tensor) -> _Rows:
-        inputs = Batch(**{name: t[rows] for name, t in vars(self.inputs).items()})
-        return _Rows(inputs, self.baseline[rows], self.units[rows], self.known[rows], self.sales_class[rows])
-
-
-def _tensors(dataset: Dataset, device: torch.device) -> _Rows:
-    return _Rows(
-        inputs=Batch.of(dataset.features, device),
-        baseline=torch.from_numpy(np.maximum(dataset.baseline, 1e-6)).float().to(device),
-        units=torch.from_numpy(np.maximum(dataset.units, 0)).float().to(device),
-        known=torch.from_numpy(dataset.units >= 0).float().to(device),
-        sales_class=torch.from_numpy(dataset.sales_class).to(device),
-    )
-
-
-def negative_binomial_loss(f: Tensor, rows: _Rows, r: Tensor) -> Tensor:
-    """Mean over delays and labelled rows of -log NB(units; mean B exp f, r), less what does not depend on f.
-
-    f [n, delays]; r [delays, sales classes].
-    """
-    shape = r.T[rows.sales_class]  # [n, delays]
-    mean = rows.baseline * f.exp()
-    loss = (rows.units + shape) * (1 + mean / shape).log() - rows.units * mean.log()
-    # Half the deviance: zero where the mean is what was sold, so that losses of different rows can be compared.
-    at_units = (rows.units + shape) * (1 + rows.units / shape).log() - torch.xlogy(rows.units, rows.units)
-    each = ((loss - at_units) * rows.known).sum(dim=0) / rows.known.sum(dim=0).clamp(min=1)  # [delays]
-    return each.mean()
+def _step(
+    network: Network,
+    optimizer: torch.optim.Optimizer,
+    batch: TrainRows,
+    r: Tensor,
+    rate: float,
+    generator: torch.Generator,
+    config: TrainConfig,
+    workers: Alone,
+) -> float:
+    """One update from a batch, of which this process does every `size`-th row. Returns the loss of all."""
+    task = config.network.task
+    batch = augmented(batch, config.augmentation, generator)
+    # Every process draws and weighs the whole batch: the sum of their gradients is that of one process.
+    weight = labelled(task, batch)
+    weight = weight / weight.sum(dim=0).clamp(min=1) / weight.shape[1]
+    part = torch.arange(workers.rank, len(batch), workers.size, device=weight.device)
+    mine = batch.take(part)
+    answers = network.answers(network.read_series(mine.inputs), mine.inputs)
+    each = [losses(task, answer, mine, r) for answer in answers]
+    loss = (torch.stack(each) * weight[part]).sum()
+    optimizer.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    total = (loss.detach() / len(answers)).reshape(1)
+    workers.sum([total, *(p.grad for p in network.parameters() if p.grad is not None)])
+    torch.nn.utils.clip_grad_norm_(network.parameters(), config.gradient_limit)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    optimizer.step()
+    return float(total)
 
 
 @torch.no_grad()
-def evaluate(network: Network, rows: _Rows, r: Tensor, batch_rows: int) -> float:
-    """The loss over all rows, modalities as they are."""
-    _, f = _forward(network, rows, batch_rows)
-    return float(negative_binomial_loss(f.double(), rows, r.double()))
+def validate(network: Network, rows: TrainRows, r: Tensor, batch_rows: int) -> dict[str, float]:
+    """How good the network is on these rows, the number that training goes by first; lower is better."""
+    task, answer = network.config.task, answer_all(network, rows, batch_rows)
+    found: dict[str, float] = {}
+    if task == "classification":
+        likely = answer.last.view(len(rows), len(HORIZONS), len(Trend)).argmax(dim=2)
+        right = ((likely == rows.trend) & (rows.trend >= 0)).sum() / (rows.trend >= 0).sum().clamp(min=1)
+        found["errors"] = 1 - float(right)
+    else:
+        units, known = rows.whole()
+        mean, shape = (rows.baseline * answer.f.exp()).cumsum(dim=1), r.T[rows.sales_class] * answer.spread.exp()
+        arrays = [t.double().cpu().numpy() for t in (mean, shape, units, known)]
+        by_horizon = quantile_loss(*arrays)
+        found["weighted_quantile_loss"] = float(by_horizon.mean())
+        found |= {f"weighted_quantile_loss_{h}": float(v) for h, v in zip(HORIZONS, by_horizon, strict=True)}
+    there = labelled(task, rows)
+    each = losses(task, answer, rows, r) * there
+    own = {"loss": float(each.sum() / there.sum().clamp(min=1))}
+    return own | found if task == "classification" else found | own
 
 
 @torch.no_grad()
-def _forward(network: Network, rows: _Rows, batch_rows: int) -> tuple[Tensor, Tensor]:
-    """phi [n, width] and f [n, delays] of all rows."""
+def answer_all(network: Network, rows: TrainRows, batch_rows: int) -> Answer:
+    """The answer on all rows, modalities as they are."""
     network.eval()
-    count = len(rows.sales_class)
-    every = torch.arange(count, device=rows.baseline.device)
-    parts = [network(rows.take(every[i : i + batch_rows]).inputs) for i in range(0, count, batch_rows)]
-    return torch.cat([phi for phi, _ in parts]), torch.cat([f for _, f in parts])
-
-
-def _drop(present: Tensor, config: TrainConfig, generator: torch.Generator) -> Tensor:
-    """[n, modalities] what is left after modality dropout."""
-    n = len(present)
-    keep = torch.rand(n, len(DROPPED), generator=generator) >= config.modality_dropout
-    keep &= torch.rand(n, 1, generator=generator) >= config.all_dropout
-    return present & keep.to(present.device)
+    every = torch.arange(len(rows), device=rows.baseline.device)
+    answers = [network(rows.inputs.take(every[i : i + batch_rows])) for i in range(0, len(rows), batch_rows)]
+    return Answer(*(torch.cat([getattr(a, name) for a in answers]) for name in ("phi", "f", "spread", "last")))
 
 
 def _rate(step: int, steps: int, warm_up: float) -> float:
@@ -191,9 +205,82 @@ def _rate(step: int, steps: int, warm_up: float) -> float:
 
 
 def _groups(network: Network, decay: float) -> list[dict[str, Any]]:
-    matrices = [p for name, p in network.named_parameters() if p.ndim > 1 and name not in ("missing", "position")]
-    others = [p for name, p in network.named_parameters() if p.ndim <= 1 or name in ("missing", "position")]
-    return [{"params": matrices, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}]
+    whole = {True: [], False: []}  # type: dict[bool, list[Tensor]]
+    for name, parameter in network.named_parameters():
+        whole[parameter.ndim > 1 and not name.endswith(("missing", "position", "summary"))].append(parameter)
+    return [{"params": whole[True], "weight_decay": decay}, {"params": whole[False], "weight_decay": 0.0}]
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# Where training stands.
+
+
+class _Run:
+    """All that changes while a network is trained."""
+
+    def __init__(
+        self, network: Network, optimizer: torch.optim.Optimizer, checkpoint: Path | None, fingerprint: str, seed: int
+    ) -> None:
+        self.network, self.optimizer = network, optimizer
+        self.generator = torch.Generator().manual_seed(seed)  # on the CPU: the same draws on every device
+        self.best = _copy(network)
+        self.best_loss, self.best_epoch = math.inf, 0
+        self.epoch = self.step = 0
+        self.order = torch.empty(0, dtype=torch.int64)  # of the rows in this epoch
+        self.total = 0.0  # loss of this epoch's steps
+        self.losses: list[dict[str, float]] = []
+        self._checkpoint, self._fingerprint = checkpoint, fingerprint
+
+    def begin_epoch(self, rows: int) -> None:
+        self.order = torch.randperm(rows, generator=self.generator)
+        self.total = 0.0
+
+    def judge(self, found: dict[str, float], training: float) -> None:
+        """Keep the network if it is the best so far."""
+        loss = next(iter(found.values()))
+        self.losses.append({"epoch": self.epoch, "training": training, "validation": loss, **found})
+        if loss < self.best_loss:
+            self.best, self.best_loss, self.best_epoch = _copy(self.network), loss, self.epoch
+
+    def save(self) -> None:
+        if self._checkpoint is None:
+            return
+        tensors = {"generator": self.generator.get_state(), "order": self.order} | optimizer_tensors(self.optimizer)
+        for prefix, weights in (("network", self.network.state_dict()), ("best", self.best)):
+            tensors |= {f"{prefix}/{name}": t for name, t in weights.items()}
+        names = ("best_loss", "best_epoch", "epoch", "step", "total", "losses")
+        state = {name: getattr(self, name) for name in names}
+        write_checkpoint(self._checkpoint, Checkpoint(self._fingerprint, tensors, state))
+
+    def resume(self, path: Path | None) -> bool:
+        """Go on from a checkpoint of this training, if there is one."""
+        found = read_checkpoint(path, self._fingerprint) if path else None
+        if found is None:
+            return False
+        for name, value in found.state.items():
+            setattr(self, name, value)
+        self.generator.set_state(found.tensors["generator"])
+        self.order = found.tensors["order"]
+        self.network.load_state_dict(_below("network/", found.tensors))
+        self.best = {name: t.to(self.network.device) for name, t in _below("best/", found.tensors).items()}
+        load_optimizer(self.optimizer, found.tensors)
+        return True
+
+
+def _copy(network: Network) -> dict[str, Tensor]:
+    return {name: t.clone() for name, t in network.state_dict().items()}
+
+
+def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+
+
+def _fingerprint(dataset: Dataset, config: TrainConfig, workers: Alone) -> str:
+    digest = hashlib.sha256(repr((config, workers.size)).encode())
+    columns = {**vars(dataset.features), **{n: c for n, c in vars(dataset).items() if isinstance(c, np.ndarray)}}
+    for column in columns.values():
+        digest.update(repr(column.tolist()).encode() if column.dtype == object else np.ascontiguousarray(column).data)
+    return digest.hexdigest()
 
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -204,26 +291,27 @@ def _bundle(
     network: Network,
     training: Dataset,
     validation: Dataset,
-    rows: _Rows,
-    checks: _Rows,
+    rows: TrainRows,
+    checks: TrainRows,
     config: TrainConfig,
-    best_epoch: int,
-    losses: list[dict[str, float]],
+    run: _Run,
 ) -> Bundle:
-    phi, f = _forward(network, rows, config.batch_rows)
-    network.fit_components(phi)
-    _, f_checks = _forward(network, checks, config.batch_rows)
-    dispersion, fitted = horizon_dispersion(
-        [(validation, f_checks.cpu().double().numpy()), (training, f.cpu().double().numpy())]
-    )
+    answer = answer_all(network, rows, config.batch_rows)
+    network.fit_components(answer.phi)
+    on_checks = answer_all(network, checks, config.batch_rows)
+    parts = [
+        (part, a.f.double().cpu().numpy(), a.spread.double().cpu().numpy())
+        for part, a in ((validation, on_checks), (training, answer))
+    ]
+    dispersion, fitted = horizon_dispersion(parts)
     names, counts = np.unique(training.category[training.category != ""].astype(str), return_counts=True)
     top = sorted(zip((-counts).tolist(), names.tolist(), strict=True))[: config.categories]
     report = {
         "rows": {"training": len(training), "validation": len(validation)},
         "training_end": [int(training.end.min()), int(training.end.max())],
         "validation_end": [int(validation.end.min()), int(validation.end.max())],
-        "best_epoch": best_epoch,
-        "losses": losses,
+        "best_epoch": run.best_epoch,
+        "losses": run.losses,
         "dispersion_rows": fitted,
         "seed": config.seed,
         "device": config.device.partition(":")[0],
@@ -245,58 +333,3 @@ def hour_profile(dataset: Dataset) -> Doubles:
     even = 1 + 0.01 * units.sum() / 24
     profile: Doubles = (units + even) / (units + even).sum()
     return profile
-
-
-def horizon_dispersion(parts: list[tuple[Dataset, Doubles]]) -> tuple[Doubles, list[list[int]]]:
-    """r [horizons, sales classes] of horizon sums, and how many rows each was fitted on.
-
-    `parts`: rows with their f [n, delays], best first. A class with few rows takes the r of all classes, a horizon with
-    few rows the next part, and without any the default.
-    """
-    r = np.full((len(HORIZONS), len(SalesClass)), DISPERSION)
-    rows = np.zeros(r.shape, np.int64)
-    for h in range(len(HORIZONS)):
-        for dataset, f in parts:
-            whole = (dataset.units[:, : h + 1] >= 0).all(axis=1)
-            if whole.sum() < MIN_ROWS:
-                continue
-            units = dataset.units[whole, : h + 1].sum(axis=1)
-            mean = (dataset.baseline * np.exp(f))[whole, : h + 1].sum(axis=1)
-            r[h], rows[h] = _by_class(units, mean, dataset.sales_class[whole])
-            break
-    return r, rows.tolist()
-
-
-def _delay_dispersion(dataset: Dataset) -> Doubles:
-    """[delays, sales classes] r of each delay bucket around the baseline."""
-    r = np.full((DELAYS, len(SalesClass)), DISPERSION)
-    for b in range(DELAYS):
-        known = dataset.units[:, b] >= 0
-        if known.sum() >= MIN_ROWS:
-            r[b], _ = _by_class(dataset.units[known, b], dataset.baseline[known, b], dataset.sales_class[known])
-    return r
-
-
-def _by_class(
-    units: npt.NDArray[np.int64], mean: Doubles, sales_class: npt.NDArray[np.int64]
-) -> tuple[Doubles, list[int]]:
-    pooled = fit_dispersion(units, mean)
-    r, rows = np.full(len(SalesClass), pooled), [0] * len(SalesClass)
-    for c in SalesClass:
-        mine = sales_class == c
-        if mine.sum() >= MIN_ROWS:
-            r[c], rows[c] = fit_dispersion(units[mine], mean[mine]), int(mine.sum())
-    return r, rows
-
-
-def fit_dispersion(units: npt.NDArray[np.int64], mean: Doubles) -> float:
-    """The r of NB(mean, r) that makes the units likeliest, within R_BOUNDS."""
-    y, m = units.astype(np.float64), np.maximum(mean, 1e-9)
-
-    def loss(log_r: float) -> float:
-        r = math.exp(log_r)
-        each = special.gammaln(y + r) - math.lgamma(r) - (y + r) * np.log1p(m / r) - y * log_r
-        return -float(each.sum())
-
-    found = optimize.minimize_scalar(loss, bounds=tuple(map(math.log, R_BOUNDS)), method="bounded")
-    return float(math.exp(found.x))

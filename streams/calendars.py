@@ -18,11 +18,12 @@ _LAST = dt.date(2100, 1, 1)
 
 @dataclass(frozen=True)
 class Platform:
-    """A platform that may send events: its name, IANA time zone and currency (ISO 4217)."""
+    """A platform that may send events: its name, IANA time zone, currency (ISO 4217) and country (ISO 3166)."""
 
     name: str
     timezone: str = "UTC"
     currency: str = "EUR"
+    country: str = ""  # whose holidays count; "" for none
 
     @cached_property
     def calendar(self) -> Calendar:

@@ -99,6 +99,22 @@ class InventoryLevel(PlatformRecord, frozen=True, kw_only=True):
     updated_at: Instant
 
 
+class Promotion(PlatformRecord, frozen=True, kw_only=True):
+    """Counts from `announced_at` on; announced again with the same kind and start, the newer one holds."""
+
+    product_id: Identifier
+    kind: Literal["price", "display", "mailer", "offer"]
+    depth: (
+        Annotated[
+            float, msgspec.Meta(description="price: share taken off, below zero if it rises; else its reach, 0 to 1")
+        ]
+        | None
+    ) = None
+    starts_at: Instant
+    ends_at: Instant
+    announced_at: Instant
+
+
 PLATFORM_RECORDS: dict[str, type[PlatformRecord]] = {
     "orders": Order,
     "behaviors": Behavior,
@@ -106,6 +122,7 @@ PLATFORM_RECORDS: dict[str, type[PlatformRecord]] = {
     "images": Image,
     "products": Product,
     "inventory.levels": InventoryLevel,
+    "promotions": Promotion,
 }
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -138,10 +155,13 @@ VECTOR = 64  # dimensions of a projected text or picture vector
 HORIZONS = (1, 7, 28)  # days; also the right ends of the delay buckets (0,1], (1,7], (7,28]
 DELAYS = len(HORIZONS)
 DAYS = 56  # closed day buckets in a window
+AHEAD = max(HORIZONS)  # days of the longest horizon
 HOURS = 48  # hour buckets in a window
 CHANNELS = ("units", "orders", "returned", "revenue", "views", "carts", "favourites", "reviews", "rating_sum")
 QUANTILES = (0.1, 0.5, 0.9, 0.95)
 COMPONENTS = 8  # principal components of phi that a head may use
+PROMOTION_KINDS = ("price", "display", "mailer", "offer")
+KNOWN = ("holiday", *PROMOTION_KINDS)  # what is known of a day before it comes
 
 
 class Trend(enum.IntEnum):
@@ -250,6 +270,19 @@ VECTORS = ArrowRecord.of(
     {"product": TEXT, "modality": I8, "at": I64, **_ORIGIN, "vector": _vector(F32, VECTOR), "encoder": TEXT},
 )
 
+PROMOTIONS = ArrowRecord.of(
+    "promotions",  # in trend.events
+    {
+        "product": TEXT,
+        "at": I64,  # announced
+        **_ORIGIN,
+        "promotion": I8,  # index in PROMOTION_KINDS
+        "percent": I8,  # price: taken off, below zero if it rises; else its reach; 0 takes it back
+        "starts": I64,
+        "ends": I64,
+    },
+)
+
 _WINDOW_KEY = {"product": TEXT, "end": I64, "kind": I8, "revision": I32, "as_of": I64, "offset": I64}
 _STOCK = {"price": I64, "unit_cost": I64, "on_hand": F64, "on_order": F64, "lead_time_days": F64}
 
@@ -263,6 +296,8 @@ WINDOWS = ArrowRecord.of(
         "open": _vector(I64, len(CHANNELS)),  # the open day so far; zeros in a close window
         "open_share": F64,  # elapsed share of the open day at as_of; 0 in a close window
         "weekday": I8,  # of the first day of the horizon, Monday 0, platform calendar
+        # [KNOWN, DAYS + AHEAD] in percent, oldest day first: holidays, and promotions announced before `end`
+        "known": _vector(I8, len(KNOWN) * (DAYS + AHEAD)),
         "text": _vector(F32, VECTOR),
         "image": _vector(F32, VECTOR),
         "title": _vector(F32, VECTOR),
@@ -383,6 +418,7 @@ ARROW_RECORDS = {
         TEXTS,
         PICTURES,
         VECTORS,
+        PROMOTIONS,
         WINDOWS,
         OUTCOMES,
         CLOSES,

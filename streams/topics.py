@@ -45,7 +45,13 @@ TOPICS: dict[str, Topic] = {
         Topic("images", "product_id", "Image", "pictures and videos", max_bytes=PLATFORM_MAX_BYTES),
         Topic("products", "product_id", "Product", "catalogue", max_bytes=PLATFORM_MAX_BYTES),
         Topic("inventory.levels", "product_id", "InventoryLevel", "stock", max_bytes=PLATFORM_MAX_BYTES),
-        Topic("trend.events", "product", "events, control, vectors (Arrow)", "clean events, one log per product"),
+        Topic("promotions", "product_id", "Promotion", "announced", max_bytes=PLATFORM_MAX_BYTES),
+        Topic(
+            "trend.events",
+            "product",
+            "events, control, vectors, promotions (Arrow)",
+            "clean events, one log per product",
+        ),
         Topic("trend.reviews", "product", "texts (Arrow)", "texts for the encoder", max_bytes=PLATFORM_MAX_BYTES * 2),
         Topic(
             "trend.images", "product", "pictures (Arrow)", "pictures for the encoder", max_bytes=PLATFORM_MAX_BYTES * 2
@@ -85,7 +91,7 @@ TOPICS: dict[str, Topic] = {
     )
 }
 
-PLATFORM_TOPICS = ("orders", "behaviors", "reviews", "images", "products", "inventory.levels")
+PLATFORM_TOPICS = ("orders", "behaviors", "reviews", "images", "products", "inventory.levels", "promotions")
 TIME_TOPICS = ("orders", "behaviors")  # the only sources that hold event time back
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime as dt
+import enum
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +17,7 @@ from deploy.settings import load_settings
 
 if TYPE_CHECKING:
     from deploy.sources import Source
+    from model.train import TrainConfig
 
 train = typer.Typer(
     no_args_is_help=True,
@@ -27,50 +30,115 @@ UntilDate = Annotated[str, typer.Option("--until", metavar="DATE", help="Day bef
 ModelDir = Annotated[Path | None, typer.Option(help="Where bundles go; default: TRENDSTREAM_MODEL_DIR.")]
 
 
+class Kind(enum.StrEnum):
+    """What may read the series."""
+
+    TRANSFORMER = "transformer"
+    LSTM = "lstm"
+    CNN = "cnn"
+    ENSEMBLE = "ensemble"
+
+
+class Task(enum.StrEnum):
+    COUNT = "count"
+    REGRESSION = "regression"
+    CLASSIFICATION = "classification"
+    SEQUENCE = "sequence"
+
+
+Sequences = Annotated[Kind, typer.Option("--network", help="What reads the series of days and hours.")]
+Learns = Annotated[
+    Task,
+    typer.Option(
+        "--task",
+        help="count: a distribution of units; regression: log units; sequence: units of each day; "
+        "classification: the trend class, which gives no units and cannot be deployed.",
+    ),
+]
+Seed = Annotated[int, typer.Option(help="The same seed on the same kind of device gives the same weights.")]
+_KIND = Kind.TRANSFORMER
+
+
 @train.command("complete-journey")
 def train_complete_journey(
     until: UntilDate,
     products: Annotated[int, typer.Option(min=1, help="How many of the best-selling products by the piece.")] = 200,
     epochs: Epochs = 6,
+    network: Sequences = _KIND,
+    task: Learns = Task.COUNT,
+    seed: Seed = 0,
     model_dir: ModelDir = None,
 ) -> None:
     """The year of grocery sales that comes with trendstream, simulated by its authors."""
     from deploy.sources.complete_journey import CompleteJourney
 
     day = date("--until", until)
-    _run(CompleteJourney(products, ranked_before=day), day, epochs, model_dir)
+    _run(CompleteJourney(products, ranked_before=day), day, model_dir, _Training(network, task, epochs, seed))
 
 
 @train.command("olist")
-def train_olist(data: Folder, until: UntilDate, epochs: Epochs = 6, model_dir: ModelDir = None) -> None:
+def train_olist(
+    data: Folder,
+    until: UntilDate,
+    epochs: Epochs = 6,
+    network: Sequences = _KIND,
+    task: Learns = Task.COUNT,
+    seed: Seed = 0,
+    model_dir: ModelDir = None,
+) -> None:
     """The Olist marketplace, from the published files in DIR."""
     from deploy.sources.olist import Olist
 
-    _run(Olist(data), date("--until", until), epochs, model_dir)
+    _run(Olist(data), date("--until", until), model_dir, _Training(network, task, epochs, seed))
 
 
 @train.command("files")
-def train_files(data: Folder, until: UntilDate, epochs: Epochs = 6, model_dir: ModelDir = None) -> None:
+def train_files(
+    data: Folder,
+    until: UntilDate,
+    epochs: Epochs = 6,
+    network: Sequences = _KIND,
+    task: Learns = Task.COUNT,
+    seed: Seed = 0,
+    model_dir: ModelDir = None,
+) -> None:
     """Your own events: DIR holds orders.ndjson and the like, as `trendstream load files` takes them."""
     from deploy.sources.files import FilesSource
 
-    _run(FilesSource(data), date("--until", until), epochs, model_dir)
+    _run(FilesSource(data), date("--until", until), model_dir, _Training(network, task, epochs, seed))
 
 
-def _run(source: Source, day: dt.date, epochs: int, model_dir: Path | None) -> None:
+@dataclass(frozen=True)
+class _Training:
+    network: Kind
+    task: Task
+    epochs: int
+    seed: int
+
+    def on(self, device: str) -> TrainConfig:
+        from model.network import NetworkConfig
+        from model.train import TrainConfig
+
+        network = NetworkConfig(self.network.value, self.task.value)
+        return TrainConfig(network=network, epochs=self.epochs, seed=self.seed, device=device)
+
+
+def _run(source: Source, day: dt.date, model_dir: Path | None, training: _Training) -> None:
     from deploy import pipeline
     from deploy.cli.progress import show_parts
-    from deploy.training import before, start_history, train_bundle, with_pictures
-    from model.train import TrainConfig
+    from deploy.processes import processes
+    from deploy.training import before, help_training, start_history, train_bundle, with_pictures
 
     settings = with_pictures(load_settings(model_dir=model_dir), source)
     until = instant(source, day)
-    with show_parts(Console(stderr=True)) as watch:
+    with processes(pipeline.device(settings)) as (workers, device), show_parts(Console(stderr=True)) as watch:
+        if workers.rank:
+            help_training(settings, training.on(device), workers)
+            return
         watch.part("reading the data and the encoders", 0)
         history = start_history(source, settings, until)
         watch.part("folding the history into windows", source.estimate)
         history.feed(before(source, until), watch.done)
         watch.part("training the network", 0)
-        config = TrainConfig(epochs=epochs, device=pipeline.device(settings))
-        bundle, path = train_bundle(history, settings, config, watch.trained)
+        bundle, path = train_bundle(history, settings, training.on(device), watch.trained, workers)
     sys.stdout.write(f"{bundle.version}\t{path}\n")

@@ -10,8 +10,8 @@ from typing import Protocol
 
 from streams.calendars import Platform
 
-COMPLETE_JOURNEY = Platform("complete-journey", "America/New_York", "USD")
-OLIST = Platform("olist", "America/Sao_Paulo", "BRL")
+COMPLETE_JOURNEY = Platform("complete-journey", "America/New_York", "USD", "US")
+OLIST = Platform("olist", "America/Sao_Paulo", "BRL", "BR")
 
 
 @dataclass(frozen=True, slots=True)

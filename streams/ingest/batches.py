@@ -14,18 +14,20 @@ import pyarrow as pa
 from streams.codecs import Coded, Column, encode, split
 from streams.ingest.columns import OrderRows
 from streams.ingest.products import Products
-from streams.records import CONTROL, EVENTS, PICTURES, TEXTS, ArrowRecord, EventKind, SourceState
+from streams.records import CONTROL, EVENTS, PICTURES, PROMOTIONS, TEXTS, ArrowRecord, EventKind, SourceState
 from streams.stage import Output, TaskKey
 
 EventRow: TypeAlias = tuple[int, str, int, int, int, int, int, int, str, int, float, float, float, int]
 TextRow: TypeAlias = tuple[str, int, int, int, str]
 PictureRow: TypeAlias = tuple[str, int, int, str, str, bytes, str]
+PromotionRow: TypeAlias = tuple[str, int, int, int, int, int, int]
 
 # Where the rows' fields go; source and source_partition are the task's own.
 _ORIGIN = ("source", "source_partition")
 _EVENT_FIELDS = [name for name in EVENTS.schema.names if name not in _ORIGIN]
 _TEXT_FIELDS = [name for name in TEXTS.schema.names if name not in _ORIGIN]
 _PICTURE_FIELDS = [name for name in PICTURES.schema.names if name not in _ORIGIN]
+_PROMOTION_FIELDS = [name for name in PROMOTIONS.schema.names if name not in _ORIGIN]
 
 NAN = math.nan
 _NOT_OF_ORDERS: dict[str, str | int | float] = {
@@ -63,6 +65,7 @@ class Batch:
         self.events: list[list[EventRow]] = [[] for _ in range(self._partitions)]
         self.texts: list[list[TextRow]] = [[] for _ in range(self._partitions)]
         self.pictures: list[list[PictureRow]] = [[] for _ in range(self._partitions)]
+        self.promotions: list[list[PromotionRow]] = [[] for _ in range(self._partitions)]
 
     def control(self, state: SourceState, watermark: int) -> None:
         """Say to every partition, between the rows before and the rows after, how far the task's source is."""
@@ -72,8 +75,8 @@ class Batch:
         self._begin()
 
     def outputs(self) -> list[Output]:
-        """By stretches between control rows: events by ascending partition, then texts and pictures. Last dead
-        letters."""
+        """By stretches between control rows: events by ascending partition, then promotions, texts and pictures.
+        Last dead letters."""
         return self._ready + self._rows() + self.letters
 
     def _rows(self) -> list[Output]:
@@ -82,6 +85,7 @@ class Batch:
             same = {name: _constant(EVENTS, name, value, rows) for name, value in _NOT_OF_ORDERS.items()}
             self._encode("trend.events", partition, EVENTS, rows, {**columns, **same}, outputs)
         self._publish("trend.events", EVENTS, _EVENT_FIELDS, self.events, outputs)
+        self._publish("trend.events", PROMOTIONS, _PROMOTION_FIELDS, self.promotions, outputs)
         self._publish("trend.reviews", TEXTS, _TEXT_FIELDS, self.texts, outputs)
         self._publish("trend.images", PICTURES, _PICTURE_FIELDS, self.pictures, outputs)
         return outputs

@@ -16,9 +16,19 @@ _SHOWN = 40  # characters of a value in a message
 # Only these are named with their value: the others may hold what a person wrote, or who it was.
 _PRICES = ("unit_price", "price", "unit_cost")
 _COUNTS = ("quantity", "on_hand", "on_order", "lead_time_days")
-_TIMES = ("ordered_at", "status_at", "occurred_at", "written_at", "captured_at", "updated_at")
+_TIMES = (
+    "ordered_at",
+    "status_at",
+    "occurred_at",
+    "written_at",
+    "captured_at",
+    "updated_at",
+    "starts_at",
+    "ends_at",
+    "announced_at",
+)
 # Only these are named with their value: the others may hold what a person wrote, or who it was.
-_HARMLESS = frozenset(("platform", "status", "kind", "currency", "rating", *_PRICES, *_COUNTS, *_TIMES))
+_HARMLESS = frozenset(("platform", "status", "kind", "currency", "rating", "depth", *_PRICES, *_COUNTS, *_TIMES))
 _STEP = re.compile(r"\.([A-Za-z_]\w*)|\[(\d+)\]")
 
 

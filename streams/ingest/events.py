@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from streams.calendars import Platform
-from streams.ingest.batches import EventRow, PictureRow, TextRow, event_row
+from streams.ingest.batches import EventRow, PictureRow, PromotionRow, TextRow, event_row
 from streams.ingest.config import IngestConfig
 from streams.ingest.decoding import shown
 from streams.ingest.orders import Line
@@ -17,6 +17,7 @@ from streams.ingest.reasons import Reason, RejectedError
 from streams.ingest.text import clean, personal
 from streams.ingest.values import digits_of, epoch_ms, minor_units
 from streams.records import (
+    PROMOTION_KINDS,
     Behavior,
     EventKind,
     Image,
@@ -25,6 +26,7 @@ from streams.records import (
     Order,
     PlatformRecord,
     Product,
+    Promotion,
     Review,
     product_key,
 )
@@ -56,6 +58,7 @@ class Event:
     rows: list[EventRow] = field(default_factory=list)
     texts: list[TextRow] = field(default_factory=list)
     pictures: list[PictureRow] = field(default_factory=list)
+    promotions: list[PromotionRow] = field(default_factory=list)
     order: OrderPart | None = None
 
 
@@ -73,6 +76,7 @@ class EventReader:
             "images": self._image,
             "products": self._product,
             "inventory.levels": self._level,
+            "promotions": self._promotion,
         }
         self._read = readers[topic]
 
@@ -203,18 +207,28 @@ class EventReader:
         row = (EventKind.LEVEL, product, at, at, message.offset, 0, 0, 0, "", -1, *stock)
         return Event(self._ids(record, record.product_id, str(at)), at, None, [row])
 
+    def _promotion(self, record: Promotion, platform: Platform, message: Message) -> Event:
+        at = self._instant("announced_at", record.announced_at, message)
+        product = _product(platform.name, record.product_id)
+        starts, ends = _time("starts_at", record.starts_at), _time("ends_at", record.ends_at)
+        if ends <= starts:
+            raise RejectedError(
+                Reason.BAD_TIME,
+                f"ends_at: {shown(record.ends_at)} is not after starts_at; send depth 0 to take it back",
+            )
+        promotion = PROMOTION_KINDS.index(record.kind)
+        row = (product, at, message.offset, promotion, _percent(record), starts, ends)
+        return Event(
+            self._ids(record, record.product_id, record.kind, str(starts), str(at)), at, None, promotions=[row]
+        )
+
     def _ids(self, record: PlatformRecord, *natural: str) -> tuple[bytes]:
         if record.event_id is None:
             return (self._keys.digest(self._topic, record.platform, *natural),)
         return (self._keys.digest("event", record.platform, record.event_id),)
 
     def _instant(self, name: str, value: str | int, message: Message) -> int:
-        at = epoch_ms(value)
-        if at is None:
-            raise RejectedError(
-                Reason.BAD_TIME,
-                f"{name}: {shown(value)} is neither RFC 3339 with an offset nor epoch milliseconds from 1970 to 2099",
-            )
+        at = _time(name, value)
         if at > message.timestamp + self._config.max_future_ms:
             hours = self._config.max_future_ms / 3_600_000
             raise RejectedError(
@@ -246,6 +260,29 @@ class EventReader:
             else f"is not between 1 and {bound} minor units of {platform.currency}"
         )
         return RejectedError(Reason.BAD_PRICE, f"{name}: {shown(value)} {problem}")
+
+
+def _time(name: str, value: str | int) -> int:
+    at = epoch_ms(value)
+    if at is None:
+        raise RejectedError(
+            Reason.BAD_TIME,
+            f"{name}: {shown(value)} is neither RFC 3339 with an offset nor epoch milliseconds from 1970 to 2099",
+        )
+    return at
+
+
+def _percent(record: Promotion) -> int:
+    """Depth as a whole number of percent."""
+    depth = record.depth
+    if depth is None:
+        if record.kind == "price":
+            raise RejectedError(Reason.MISSING_FIELD, "depth: missing; a price change says by which share")
+        return 100
+    low = -1.0 if record.kind == "price" else 0.0
+    if not low <= depth <= 1.0 or (record.kind == "price" and depth == 1.0):
+        raise RejectedError(Reason.BAD_DEPTH, f"depth: {shown(depth)} is outside what a {record.kind} may have")
+    return round(100 * depth)
 
 
 def order_event_id(keys: Keyring, platform: Platform, record: Order, order: bytes, status_at: int | None) -> bytes:

@@ -217,6 +217,8 @@ class IngestStage:
                 batch.texts[self._partition_of(text[0])].append(text)
             for picture in event.pictures:
                 batch.pictures[self._partition_of(picture[0])].append(picture)
+            for promotion in event.promotions:
+                batch.promotions[self._partition_of(promotion[0])].append(promotion)
             self._counts["accepted"] += 1
         self._seen.add(event.ids, self._now)
         self._observe([event.at], batch)

@@ -73,6 +73,15 @@ EXAMPLES: dict[str, dict[str, Any]] = {
         "unit_cost": "7",
         "updated_at": 1511600000000,
     },
+    "promotions": {
+        "platform": "shop",
+        "product_id": "p1",
+        "kind": "price",
+        "depth": 0.2,
+        "starts_at": "2017-11-24T00:00:00-03:00",
+        "ends_at": "2017-11-27T00:00:00-03:00",
+        "announced_at": 1511300000000,
+    },
 }
 
 
@@ -122,6 +131,7 @@ def test_an_event_without_a_required_field_breaks_the_schema(topic: str) -> None
         ("reviews", "rating", 6),
         ("images", "kind", "sound"),
         ("inventory.levels", "on_hand", "5"),
+        ("promotions", "kind", "rumour"),
     ],
 )
 def test_a_wrong_value_breaks_the_schema(topic: str, field: str, value: object) -> None:

@@ -12,7 +12,17 @@ import numpy as np
 from featurizers.window_config import WindowConfig
 from featurizers.windows import WindowStage
 from streams.codecs import Rows, decode, encode
-from streams.records import CONTROL, EVENTS, VECTOR, VECTORS, EventKind, Modality, SourceState
+from streams.records import (
+    CONTROL,
+    EVENTS,
+    PROMOTION_KINDS,
+    PROMOTIONS,
+    VECTOR,
+    VECTORS,
+    EventKind,
+    Modality,
+    SourceState,
+)
 from streams.stage import Message, Output
 
 TASK = ("trend.events", 3)
@@ -78,6 +88,13 @@ def vector(
     }
 
 
+def promotion(product: str, at: int, starts: int, ends: int, percent: int = 100, kind: str = "mailer") -> Row:
+    """One row of PROMOTIONS, announced at `at`."""
+    origin = {"source": "promotions", "source_partition": 0, "source_offset": 0}
+    row = {"product": product, "at": at, "promotion": PROMOTION_KINDS.index(kind), "percent": percent}
+    return {**row, **origin, "starts": starts, "ends": ends}
+
+
 class Log:
     """Records of `trend.events` in the making: offsets count up, record time moves by `step_ms` a record."""
 
@@ -92,6 +109,9 @@ class Log:
         columns = _columns(VECTORS.schema.names, rows)
         columns["vector"] = np.asarray(columns["vector"], np.float32).reshape(len(rows), VECTOR)
         return self._add(encode(VECTORS, columns))
+
+    def promotions(self, *rows: Row) -> Log:
+        return self._add(encode(PROMOTIONS, _columns(PROMOTIONS.schema.names, rows)))
 
     def watermark(self, *marks: int, source: str = "orders") -> Log:
         """One control record: the watermark of each partition of a source."""

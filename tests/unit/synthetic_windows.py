@@ -14,12 +14,14 @@ from model.registry import Bundle
 from streams.calendars import DAY, HOUR
 from streams.codecs import encode
 from streams.records import (
+    AHEAD,
     CHANNELS,
     CLOSES,
     DAYS,
     DELAYS,
     HORIZONS,
     HOURS,
+    KNOWN,
     OUTCOMES,
     VECTOR,
     WINDOWS,
@@ -68,6 +70,7 @@ def window_columns(
         "open": np.zeros((n, len(CHANNELS)), np.int64),
         "open_share": np.zeros(n),
         "weekday": (np.asarray(ends) // DAY + 3) % 7,
+        "known": rng.integers(0, 101, (n, len(KNOWN) * (DAYS + AHEAD))),
         "text": vectors[0],
         "image": vectors[1],
         "title": vectors[2],
@@ -160,9 +163,11 @@ def lively_bundle(seed: int = 5, config: NetworkConfig | None = None, device: st
     network = make_network(config or NetworkConfig(), seed)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        network.f.weight.copy_(torch.randn(network.f.weight.shape, generator=generator) * 0.2)
-        network.category.weight.copy_(torch.randn(network.category.weight.shape, generator=generator))
-    network.fit_components(torch.randn(200, network.config.width, generator=generator))
+        for name, parameter in network.named_parameters():
+            if name.endswith((".f.weight", ".category.weight")):
+                scale = 0.2 if name.endswith(".f.weight") else 1.0
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale)
+    network.fit_components(torch.randn(200, network.phi_width, generator=generator))
     dispersion = np.linspace(1.0, 4.0, len(HORIZONS) * len(SalesClass)).reshape(len(HORIZONS), len(SalesClass))
     profile = np.arange(1.0, 25.0)
     return Bundle(network.to(device), dispersion, profile / profile.sum(), ("food > bread", "food > fruit"))

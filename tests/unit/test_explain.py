@@ -71,7 +71,9 @@ def test_the_parts_of_a_score_add_up_to_what_was_published(bundle: Bundle, head:
 def test_what_a_window_does_not_have_has_no_part_in_its_score(bundle: Bundle, head: Head) -> None:
     mask = ALL & ~(1 << Modality.TEXT) & ~(1 << Modality.BEHAVIOR)
     parts = explain(window(small_windows(1, mask=mask)), bundle, head).parts
-    assert {BASELINE, PRODUCT, HEAD, "sales", "image", "title", "catalogue", "level"} == set(parts)
+    assert {BASELINE, PRODUCT, HEAD, "sales", "calendar", "promotions", "image", "title", "catalogue", "level"} == set(
+        parts
+    )
 
 
 def test_without_a_learnt_correction_the_heads_part_is_zero(bundle: Bundle, head: Head) -> None:
@@ -85,17 +87,19 @@ def test_a_part_is_due_to_its_own_modality_alone(head: Head, modality: Modality)
     bundle = lively_bundle()
     place = {Modality.TEXT: 0, Modality.IMAGE: 1, Modality.TITLE: 2}[modality]
     with torch.no_grad():  # a network that reads this modality and nothing else
-        for i, layer in enumerate(bundle.network.vectors):
-            if i != place:
-                layer[1].weight.zero_()
-                layer[1].bias.zero_()
-        for name in ("age", "missing", "there"):
-            getattr(bundle.network, name).zero_()
-        for layer in (bundle.network.day, bundle.network.hour, bundle.network.catalogue, bundle.network.level):
-            layer.weight.zero_()
-            layer.bias.zero_()
-        bundle.network.context[0].weight.zero_()
-        bundle.network.phi.weight[:, 2 * bundle.network.config.width :] = 0.0
+        for member in bundle.network.members:
+            for i, layer in enumerate(member.vectors):
+                if i != place:
+                    layer[1].weight.zero_()
+                    layer[1].bias.zero_()
+            for name in ("age", "missing", "there"):
+                getattr(member, name).zero_()
+            for layer in (member.catalogue, member.level):
+                layer.weight.zero_()
+                layer.bias.zero_()
+            width, config = len(Modality) * bundle.network.config.modality_width, bundle.network.config
+            member.hidden.weight[:, : config.width] = 0.0
+            member.hidden.weight[:, config.width + width :] = 0.0
         bundle.network.components_matrix.zero_()
     frozen = frozen_head(bundle.version, bundle.dispersion, bundle.categories)
     parts = explain(window(small_windows(1)), bundle, frozen).parts

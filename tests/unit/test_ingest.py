@@ -20,7 +20,7 @@ from streams.ingest import IngestConfig, IngestStage, unseal
 from streams.ingest.privacy import Keyring
 from streams.ingest.reasons import Reason
 from streams.partitioning import partition_of
-from streams.records import CONTROL, DeadLetter, EventKind, Modality
+from streams.records import CONTROL, PROMOTION_KINDS, DeadLetter, EventKind, Modality
 from streams.stage import Message, Output
 from streams.topics import PLATFORM_MAX_BYTES
 
@@ -72,6 +72,11 @@ def product(**more: Any) -> Event:
 def level(**more: Any) -> Event:
     event = {"platform": "shop", "product_id": "p1", "on_hand": 5, "on_order": 0, "lead_time_days": 2.5}
     return {**event, "updated_at": T, **more}
+
+
+def promotion(**more: Any) -> Event:
+    event = {"platform": "shop", "product_id": "p1", "kind": "mailer", "starts_at": T + DAY, "ends_at": T + 8 * DAY}
+    return {**event, "announced_at": T, **more}
 
 
 def message(topic: str, offset: int, event: object, timestamp: int = RECORD_TIME, key: bytes | None = b"k") -> Message:
@@ -231,6 +236,16 @@ def test_a_level_keeps_stock_lead_time_and_cost() -> None:
     assert (row["kind"], row["on_hand"], row["lead_time_days"], row["unit_cost"]) == (EventKind.LEVEL, 5.0, 2.5, 400)
 
 
+def test_a_promotion_is_announced_for_another_time_or_depth() -> None:
+    events = [promotion(kind="price", depth=-0.125), promotion(product_id="p2"), promotion(product_id="p2")]
+    task = stage("promotions")
+    first, second = flat(task.fold(messages("promotions", events)))
+    assert (first["promotion"], first["percent"]) == (PROMOTION_KINDS.index("price"), -12)
+    assert (first["at"], first["starts"], first["ends"]) == (T, T + DAY, T + 8 * DAY)
+    assert (second["promotion"], second["percent"]) == (PROMOTION_KINDS.index("mailer"), 100)
+    assert lawful(task)["repeated"] == 1
+
+
 def test_a_currency_without_decimals_is_not_taken_for_cents() -> None:
     event = order(platform="tokyo", currency="JPY", lines=[("p", 2, "1500"), ("p", 1, 1500.0)])
     assert [row["amount"] for row in flat(stage("orders").fold([message("orders", 0, event)]))] == [3000, 1500]
@@ -338,6 +353,14 @@ MALFORMED: list[tuple[str, str, object]] = [
     ("inventory.levels", "bad-quantity", level(on_order=10**12)),
     ("inventory.levels", "not-json", text_of(level(), "2.5", "NaN")),
     ("inventory.levels", "wrong-type", level(on_hand="5")),
+    ("promotions", "unknown-kind", promotion(kind="rumour")),
+    ("promotions", "missing-field", promotion(kind="price")),
+    ("promotions", "bad-depth", promotion(kind="price", depth=1)),
+    ("promotions", "bad-depth", promotion(depth=-0.1)),
+    ("promotions", "bad-depth", promotion(depth=25)),
+    ("promotions", "bad-time", promotion(ends_at=T + DAY)),
+    ("promotions", "bad-time", promotion(starts_at="soon")),
+    ("promotions", "future", promotion(announced_at=RECORD_TIME + 2 * DAY)),
 ]
 
 GOOD: dict[str, list[Event]] = {
@@ -347,6 +370,7 @@ GOOD: dict[str, list[Event]] = {
     "images": [image(image_id=f"i{i}", content="aGk=") for i in range(4)],
     "products": [product(product_id=f"p{i}") for i in range(4)],
     "inventory.levels": [level(product_id=f"p{i}") for i in range(4)],
+    "promotions": [promotion(product_id=f"p{i}", depth=0.25) for i in range(4)],
 }
 
 

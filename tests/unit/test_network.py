@@ -9,11 +9,14 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from model.errors import ModelError
 from model.features import Features, concatenate, extract
-from model.network import Batch, Network, NetworkConfig, make_network
+from model.network import NETWORKS, SEQUENCES, Batch, Network, NetworkConfig, make_network
 from streams.codecs import Rows, decode, encode
-from streams.records import DELAYS, VECTOR, WINDOWS, Modality
+from streams.records import AHEAD, DAYS, DELAYS, KNOWN, VECTOR, WINDOWS, Modality
 from tests.unit.synthetic_windows import ALL, lively_bundle, made_live, small_windows
 
 CPU = torch.device("cpu")
@@ -48,9 +51,11 @@ def shuffled_company(features: Features, others: Features, seed: int) -> tuple[F
     return concatenate([features, others]).take(index), places
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_a_row_would_change_with_its_neighbours_or_its_place(seed: int) -> None:
-    network = lively_bundle().network
+@pytest.mark.parametrize("kind", NETWORKS)
+@settings(max_examples=8, deadline=None)
+@given(seed=st.integers(0, 10_000))
+def test_a_row_would_change_with_its_neighbours_or_its_place(kind: str, seed: int) -> None:
+    network = lively_bundle(seed, NetworkConfig(kind)).network
     mine = extract(windows(5, seed, np.random.default_rng(seed).integers(0, ALL + 1, 5)))
     companies = [
         extract(windows(ROWS, seed + 100)),
@@ -66,8 +71,9 @@ def test_a_row_would_change_with_its_neighbours_or_its_place(seed: int) -> None:
     assert np.array_equal(results[0], results[2])
 
 
-def test_rows_would_change_with_the_number_of_threads() -> None:
-    network, features = lively_bundle().network, extract(windows(ROWS))
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_rows_would_change_with_the_number_of_threads(kind: str) -> None:
+    network, features = lively_bundle(config=NetworkConfig(kind)).network, extract(windows(ROWS))
     expected = run(network, features)
     torch.set_num_threads(2)
     assert np.array_equal(run(network, features), expected)
@@ -93,9 +99,10 @@ def test_a_window_without_a_modality_would_break_the_network(mask: int) -> None:
     assert np.isfinite(run(lively_bundle().network, features)).all()
 
 
+@pytest.mark.parametrize("kind", NETWORKS)
 @pytest.mark.parametrize("modality", list(Modality))
-def test_a_missing_modality_would_leak_through_its_numbers(modality: Modality) -> None:
-    network = lively_bundle().network
+def test_a_missing_modality_would_leak_through_its_numbers(modality: Modality, kind: str) -> None:
+    network = lively_bundle(config=NetworkConfig(kind)).network
     full, other = extract(windows(ROWS, 1)), extract(windows(ROWS, 1))
     present = full.present.copy()
     present[:, modality] = False
@@ -119,9 +126,41 @@ def test_a_missing_modality_would_leak_through_its_numbers(modality: Modality) -
     assert not np.array_equal(masked, run(network, full)), "the modality counts when it is there"
 
 
-def test_an_untrained_network_would_not_forecast_the_baseline() -> None:
-    network = make_network(NetworkConfig(), 3).eval()
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_an_untrained_network_would_not_forecast_the_baseline(kind: str) -> None:
+    network = make_network(NetworkConfig(kind), 3).eval()
     assert not run(network, extract(windows(ROWS)))[:, :DELAYS].any()
+
+
+def test_a_network_that_is_none_would_be_taken_for_another() -> None:
+    with pytest.raises(ModelError, match="take one of transformer, lstm, cnn, ensemble"):
+        NetworkConfig("perceptron")
+
+
+@pytest.mark.parametrize("kind", SEQUENCES)
+def test_an_encoder_would_not_see_the_oldest_day_or_the_oldest_hour(kind: str) -> None:
+    network, features = lively_bundle(config=NetworkConfig(kind)).network, extract(windows(4))
+    series = read_series(network, features)
+    for name in ("days", "hours"):
+        values = getattr(features, name).copy()
+        values[:, 0, 0] += 1
+        assert not np.array_equal(series, read_series(network, replace(features, **{name: values}))), name
+
+
+def read_series(network: Network, features: Features) -> npt.NDArray[np.float32]:
+    with torch.inference_mode():
+        return network.read_series(Batch.of(features, CPU)).numpy()
+
+
+def test_what_is_known_ahead_would_not_reach_the_forecast_or_reach_another_bucket() -> None:
+    columns = small_windows(4)
+    columns["known"] = np.zeros((4, len(KNOWN), DAYS + AHEAD), np.int64)
+    quiet = extract(decode(encode(WINDOWS, columns)))
+    columns["known"][:, 2, DAYS + 3 : DAYS + 5] = 60
+    busy = extract(decode(encode(WINDOWS, columns)))
+    assert busy.ahead[0, :, 2].tolist() == pytest.approx([0.0, 0.2, 0.0]), "two days of six at 60 percent"
+    network = lively_bundle().network
+    assert not np.array_equal(run(network, quiet), run(network, busy))
 
 
 def test_the_sales_of_the_open_day_would_count_in_the_network_and_again_in_the_posterior() -> None:

@@ -64,7 +64,7 @@ def test_a_changed_or_broken_bundle_would_score(tmp_path: Path) -> None:
     weights.write_bytes(good)
 
     for change, reason in (
-        ({"format": 2}, "format 2"),
+        ({"format": 3}, "format 3"),
         ({"config": {"width": 16, "breadth": 3}}, "no usable network"),
         ({"config": {"width": 32}}, "no usable network"),
         ({"dispersion": [[1.0]]}, "no usable network"),

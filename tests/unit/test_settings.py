@@ -51,6 +51,7 @@ def test_the_environment_wins_over_defaults_and_an_option_over_both(monkeypatch:
         ("PLATFORMS", "{}", "at least one platform"),
         ("PLATFORMS", '{"a:b": {}}', "colon"),
         ("PLATFORMS", '{"a": {"timezone": "Mars/Olympus"}}', "no time zone 'Mars/Olympus'"),
+        ("PLATFORMS", '{"a": {"country": "UK"}}', "no holidays are known of 'UK'"),
         ("PLATFORMS", '{"a": {"currency": "euro"}}', "platforms.a.currency"),
         ("PLATFORMS", '{"a": {"zone": "UTC"}}', "a.zone"),
         ("BOOTSTRAP", "broker", "'broker' is no host:port"),

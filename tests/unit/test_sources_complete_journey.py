@@ -5,6 +5,7 @@ import collections
 import datetime as dt
 import io
 import re
+from dataclasses import replace
 
 import msgspec
 import numpy as np
@@ -16,8 +17,10 @@ from deploy.cli import run
 from deploy.errors import SourceError
 from deploy.sources import COMPLETE_JOURNEY, PlatformEvent, Span
 from deploy.sources.complete_journey import CompleteJourney, Tables, read_tables
+from deploy.sources.journey_promotions import Promotions
 from deploy.sources.simulated import Simulation
-from streams.records import PLATFORM_RECORDS, Order
+from streams.calendars import DAY
+from streams.records import PLATFORM_RECORDS, Order, Promotion
 
 MANY = Simulation(review_share=0.3, level_days=1, picture_again_share=0.9, picture_pixels=64)
 FUEL = 7
@@ -55,11 +58,51 @@ def small_tables(days: int = 120) -> Tables:
             "package_size": ["12 OZ", None] * 4,
         }
     )
-    return Tables(lines, products)
+    return Tables(lines, products, lambda numbers: small_promotions().take(np.flatnonzero(np.isin(PROMOTED, numbers))))
+
+
+TIMES = {
+    "orders": "ordered_at",
+    "reviews": "written_at",
+    "images": "captured_at",
+    "promotions": "announced_at",
+}
+PROMOTED = np.repeat(1000 + np.arange(8), 3)
+
+
+def small_promotions() -> Promotions:
+    """In the mailer and on display, of fuel too; a third of it is over before its product comes."""
+    starts = midnight(dt.date(2017, 1, 2)) + np.tile([-70, 21, 35], 8) * DAY
+    kinds = np.tile([0, 0, 1], 8)
+    return Promotions(PROMOTED, kinds, np.full(24, 40), starts, starts + 7 * DAY, starts - 7 * DAY)
 
 
 def source(until: dt.date | None = None, first: dt.date | None = None, how: Simulation = MANY) -> CompleteJourney:
     return CompleteJourney(5, Span(first, until), simulation=how, read=small_tables)
+
+
+def test_a_promotion_comes_before_its_product_or_of_one_that_is_not_there() -> None:
+    events = list(source())
+    known = {e.key: e.at for e in events if e.topic == "products"}
+    found = [(e, decode(e)) for e in events if e.topic == "promotions"]
+    assert {e.key for e, _ in found} == set(known)
+    assert len(found) == 2 * len(known)
+    for event, record in found:
+        assert isinstance(record, Promotion)
+        assert event.at == record.announced_at >= known[event.key]
+        assert record.announced_at < int(record.ends_at)
+        assert record.depth == 0.4
+    later = [record for _, record in found if isinstance(record, Promotion) and int(record.starts_at) > known["1000"]]
+    assert all(int(r.starts_at) - int(r.announced_at) == 7 * DAY for r in later)  # type: ignore[call-overload]
+
+
+def test_the_packages_promotions_are_read_as_shares_of_its_shops() -> None:
+    found = read_tables().promotions(np.array([1000050, 995242]))
+    assert set(found.product.tolist()) == {1000050, 995242}
+    assert 1 <= found.percent.min() <= found.percent.max() <= 100
+    weeks = (found.starts - midnight(dt.date(2017, 1, 2))) / DAY / 7
+    assert np.allclose(weeks, np.round(weeks), atol=1 / 7 / 24), "weeks begin on Mondays, whatever the clocks"
+    assert ((found.ends - found.starts) >= 7 * DAY - 3_600_000).all()
 
 
 def decode(event: PlatformEvent) -> object:
@@ -77,8 +120,7 @@ def test_every_event_is_a_valid_record_at_the_time_that_it_says() -> None:
         record = decode(event)
         assert event.at >= last
         last = event.at
-        time = {"orders": "ordered_at", "reviews": "written_at", "images": "captured_at"}.get(event.topic, "updated_at")
-        assert getattr(record, time) == event.at
+        assert getattr(record, TIMES.get(event.topic, "updated_at")) == event.at
         assert event.key == (record.order_id if isinstance(record, Order) else record.product_id)  # type: ignore[attr-defined]
 
 
@@ -144,7 +186,7 @@ def test_a_simulated_event_does_not_know_the_sales_of_its_own_day(day: int) -> N
     def flooded() -> Tables:
         lines = tables.lines.copy()
         lines.loc[lines["transaction_timestamp"] >= morning, "quantity"] *= 40
-        return Tables(lines, tables.products)
+        return replace(tables, lines=lines)
 
     ranked = dt.date(2017, 2, 20)
     instant = int(morning.timestamp() * 1000)

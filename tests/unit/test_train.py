@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save
+from safetensors.torch import load_file, save
 
 from model.dataset import Dataset, DatasetConfig, collect, split
-from model.errors import DatasetError
-from model.network import NetworkConfig
-from model.registry import DISPERSION, Bundle
+from model.dispersion import DISPERSION, fit_dispersion, horizon_dispersion
+from model.errors import DatasetError, RegistryError
+from model.network import NETWORKS, TASKS, NetworkConfig, make_network
+from model.registry import Bundle
 from model.train import (
     Step,
     TrainConfig,
-    _tensors,
-    fit_dispersion,
-    horizon_dispersion,
-    negative_binomial_loss,
     train,
     train_on,
 )
@@ -28,10 +30,15 @@ from streams import negative_binomial
 from streams.calendars import DAY
 from streams.records import DELAYS, HORIZONS, SalesClass
 from tests.unit.synthetic_windows import START, history
+from tests.unit.train_together import TOGETHER
 
 PRODUCTS, CLOSE_DAYS = 40, 110
 SMALL = TrainConfig(
-    network=NetworkConfig(width=16, layers=1, heads=2), epochs=4, batch_rows=64, learning_rate=4e-3, min_steps=0
+    network=NetworkConfig("cnn", width=16, layers=1, hidden=32),
+    epochs=4,
+    batch_rows=64,
+    learning_rate=4e-3,
+    min_steps=0,
 )
 
 
@@ -46,6 +53,16 @@ def _one_thread() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def dataset() -> Dataset:
     return collect(history(PRODUCTS, CLOSE_DAYS), DatasetConfig())
+
+
+@pytest.fixture(scope="module")
+def few() -> Dataset:
+    return collect(history(6, 80), DatasetConfig())
+
+
+@pytest.fixture(scope="module")
+def medium() -> Dataset:
+    return collect(history(30, 90), DatasetConfig())
 
 
 def weights(bundle: Bundle) -> bytes:
@@ -93,35 +110,84 @@ def test_a_history_that_is_too_short_would_train_on_its_own_future() -> None:
         train([], SMALL)
 
 
-def test_the_loss_would_push_the_mean_away_from_the_sales(dataset: Dataset) -> None:
-    rows = _tensors(dataset.take(np.arange(200)), torch.device("cpu"))
-    r = torch.full((DELAYS, len(SalesClass)), 3.0)
-    f = torch.zeros(200, DELAYS, requires_grad=True)
-    negative_binomial_loss(f, rows, r).backward()  # type: ignore[no-untyped-call]
-    assert f.grad is not None
-    expected = torch.sign(rows.baseline - rows.units) * rows.known
-    assert torch.equal(torch.sign(f.grad), expected)
-    best = (rows.units.clamp(min=1e-6) / rows.baseline).log()
-    assert float(negative_binomial_loss(best, rows, r)) == pytest.approx(0.0, abs=1e-4)
+def interrupted_after(steps: int) -> Callable[[Step], None]:
+    def watch(step: Step) -> None:
+        if step.step == steps:
+            raise KeyboardInterrupt
+
+    return watch
 
 
-def test_a_row_without_a_label_would_count_in_the_loss(dataset: Dataset) -> None:
-    rows = _tensors(dataset.take(np.arange(100)), torch.device("cpu"))
-    r, f = torch.full((DELAYS, len(SalesClass)), 3.0), torch.zeros(100, DELAYS)
-    nothing = replace(rows, known=torch.zeros_like(rows.known))
-    assert float(negative_binomial_loss(f, nothing, r)) == 0.0
-    half = replace(rows, known=rows.known * (torch.arange(100) < 50)[:, None])
-    alone = rows.take(torch.arange(50))
-    assert float(negative_binomial_loss(f, half, r)) == pytest.approx(float(negative_binomial_loss(f[:50], alone, r)))
+@pytest.mark.parametrize("steps", [1, 9, 19])  # before the first checkpoint, after it, and in the second epoch
+def test_an_interrupted_training_would_end_elsewhere_than_one_that_was_not(
+    few: Dataset, tmp_path: Path, steps: int
+) -> None:
+    config = replace(SMALL, epochs=2, patience=1.0, batch_rows=8, checkpoint_steps=5)
+    whole, path = train_on(few, config), tmp_path / "checkpoint.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        train_on(few, config, interrupted_after(steps), path)
+    seen: list[Step] = []
+    resumed = train_on(few, config, seen.append, path)
+    assert seen[0].step == {1: 1, 9: 6, 19: 16}[steps], "it goes on from the last checkpoint, not from the start"
+    assert weights(resumed) == weights(whole)
+    assert resumed.version == whole.version
+    assert resumed.report == whole.report
+
+
+def test_a_checkpoint_of_another_training_would_be_gone_on_from(few: Dataset, tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.safetensors"
+    config = replace(SMALL, epochs=1, batch_rows=8, checkpoint_steps=5)
+    with pytest.raises(KeyboardInterrupt):
+        train_on(few, config, interrupted_after(7), path)
+    for dataset, other in ((few, replace(config, seed=1)), (few.take(np.arange(len(few) - 1)), config)):
+        seen: list[Step] = []
+        train_on(dataset, other, seen.append, tmp_path / "checkpoint.safetensors")
+        assert seen[0].step == 1
+    path.write_bytes(b"torn")
+    with pytest.raises(RegistryError, match="delete it to train from the start"):
+        train_on(few, config, None, path)
+
+
+def test_two_processes_would_train_another_network_than_one(medium: Dataset, tmp_path: Path) -> None:
+    command = ["torch.distributed.run", "--nproc-per-node", "2", "--master-addr", "127.0.0.1", "--master-port"]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    done = subprocess.run(
+        [sys.executable, "-m", *command, port, "-m", "tests.unit.train_together", str(tmp_path)],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
+        capture_output=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr.decode()[-3000:]
+    first, second = (load_file(tmp_path / f"{rank}.safetensors") for rank in range(2))
+    assert all(torch.equal(first[name], second[name]) for name in first), "both have the same network"
+    alone = train_on(medium, TOGETHER).network.state_dict()
+    assert all(torch.allclose(first[name], alone[name], atol=2e-3) for name in alone if name.startswith("members"))
+    untrained = make_network(TOGETHER.network, TOGETHER.seed).state_dict()
+    assert float((first["members.0.hidden.weight"] - untrained["members.0.hidden.weight"]).abs().max()) > 0.02
+
+
+@pytest.mark.parametrize(("kind", "task"), [*((kind, "count") for kind in NETWORKS), *(("cnn", t) for t in TASKS)])
+def test_a_network_or_a_task_would_not_learn(medium: Dataset, kind: str, task: str) -> None:
+    network = replace(SMALL.network, network=kind, task=task)
+    bundle = train_on(medium, replace(SMALL, network=network, learning_rate=6e-3, batch_rows=32, epochs=3))
+    losses = bundle.report["losses"]
+    own = "loss" if task == "classification" else "weighted_quantile_loss_1"
+    assert min(loss[own] for loss in losses) < 0.8 * losses[0][own]
+    assert ("weighted_quantile_loss_1" in losses[0]) == (task != "classification"), "it gives no units"
 
 
 def test_training_would_not_find_that_views_lead_sales_by_a_day(dataset: Dataset) -> None:
     steps: list[Step] = []
     bundle = train_on(dataset, SMALL, steps.append)
     losses = [loss["validation"] for loss in bundle.report["losses"]]
-    assert min(losses) < 0.9 * losses[0], "losses[0] is that of the baseline"
+    assert min(losses) < 0.95 * losses[0], "losses[0] is that of the baseline"
+    next_day = [loss["weighted_quantile_loss_1"] for loss in bundle.report["losses"]]
+    assert min(next_day) < 0.85 * next_day[0]
     assert bundle.report["best_epoch"] == int(np.argmin(losses))
-    assert [s.epoch for s in steps if s.validation_loss is not None] == list(range(1, len(losses)))
+    assert [s.epoch for s in steps if s.validation] == list(range(1, len(losses)))
     assert steps[-1].step <= steps[-1].steps
     assert bundle.trained_until < START + CLOSE_DAYS * DAY
     assert set(bundle.categories) == {"food > fruit", "food > bread"}
@@ -133,8 +199,7 @@ def test_training_would_not_find_that_views_lead_sales_by_a_day(dataset: Dataset
     assert bundle.network.components_matrix.abs().sum() > 0
 
 
-def test_the_same_seed_would_give_another_network() -> None:
-    few = collect(history(6, 80), DatasetConfig())
+def test_the_same_seed_would_give_another_network(few: Dataset) -> None:
     config = replace(SMALL, epochs=1)
     first = train_on(few, config)
     torch.rand(3)
@@ -144,15 +209,14 @@ def test_the_same_seed_would_give_another_network() -> None:
     assert weights(train_on(few, replace(config, seed=1))) != weights(first)
 
 
-def test_a_short_history_would_get_too_few_steps_to_learn_from() -> None:
-    few, steps = collect(history(6, 80), DatasetConfig()), list[Step]()
+def test_a_short_history_would_get_too_few_steps_to_learn_from(few: Dataset) -> None:
+    steps: list[Step] = []
     train_on(few, replace(SMALL, epochs=1, min_steps=20, patience=1.0), steps.append)
     assert 20 <= steps[-1].steps < 30
     assert steps[-1].step == steps[-1].steps
 
 
-def test_training_would_leave_a_network_that_is_worse_than_the_baseline() -> None:
-    few = collect(history(6, 80), DatasetConfig())
+def test_training_would_leave_a_network_that_is_worse_than_the_baseline(few: Dataset) -> None:
     reckless = train_on(few, replace(SMALL, learning_rate=0.3, epochs=4, patience=0.25))
     losses = [loss["validation"] for loss in reckless.report["losses"]]
     assert losses[reckless.report["best_epoch"]] == min(losses)
@@ -174,11 +238,11 @@ def test_a_sales_class_with_few_rows_would_get_a_dispersion_of_its_own_noise(dat
     classes = np.where(np.arange(len(dataset)) % 2 == 0, SalesClass.FAST, SalesClass.SLOW)
     classes[:20] = SalesClass.NEW
     mixed = replace(dataset, sales_class=classes.astype(np.int64))
-    r, rows = horizon_dispersion([(mixed, np.zeros((len(mixed), DELAYS)))])
+    r, rows = horizon_dispersion([(mixed, np.zeros((len(mixed), DELAYS)), np.zeros((len(mixed), DELAYS)))])
     assert rows[0][SalesClass.NEW] == rows[0][SalesClass.SPORADIC] == 0
     assert r[0, SalesClass.NEW] == r[0, SalesClass.SPORADIC]
     assert len({r[0, SalesClass.FAST], r[0, SalesClass.SLOW], r[0, SalesClass.NEW]}) == 3
-    none, _ = horizon_dispersion([(mixed.take(np.arange(10)), np.zeros((10, DELAYS)))])
+    none, _ = horizon_dispersion([(mixed.take(np.arange(10)), np.zeros((10, DELAYS)), np.zeros((10, DELAYS)))])
     assert (none == DISPERSION).all()
 
 

@@ -16,9 +16,21 @@ from hypothesis import strategies as st
 from featurizers.window_config import WindowConfig
 from featurizers.windows import WindowStage
 from streams.calendars import DAY, HOUR, Platform
-from streams.records import CHANNELS, DAYS, HORIZONS, HOURS, EventKind, Modality, WindowKind, split_product
+from streams.records import (
+    AHEAD,
+    CHANNELS,
+    DAYS,
+    HORIZONS,
+    HOURS,
+    KNOWN,
+    PROMOTION_KINDS,
+    EventKind,
+    Modality,
+    WindowKind,
+    split_product,
+)
 from streams.stage import Output
-from tests.unit.event_builder import TASK, Log, Row, event, instant, level, order, rows_of, vector
+from tests.unit.event_builder import TASK, Log, Row, event, instant, level, order, promotion, rows_of, vector
 
 ZONES = {"berlin": "Europe/Berlin", "york": "America/New_York", "kolkata": "Asia/Kolkata"}
 PLATFORMS = {name: Platform(name, zone) for name, zone in ZONES.items()}
@@ -29,7 +41,7 @@ START = instant("2024-03-06")  # York changes its clocks on 10 March, Berlin on 
 
 @dataclass
 class Stream:
-    """What arrives, record by record: rows of events, of vectors, or a watermark."""
+    """What arrives, record by record: rows of events, of vectors, of promotions, or a watermark."""
 
     records: list[tuple[str, Any]] = field(default_factory=list)
 
@@ -41,13 +53,13 @@ class Stream:
                 log.watermark(content)
             else:
                 rows = [row for row in content if before is None or row["at"] < before]
-                (log.events if kind == "events" else log.vectors)(*rows)
+                getattr(log, kind)(*rows)
         return log
 
 
 def random_stream(seed: int, days: int, rows: int = 12) -> Stream:
     """Rows early and late by up to two days, of several platforms, with a watermark after each record."""
-    rng = np.random.default_rng(seed)
+    rng, others = np.random.default_rng(seed), np.random.default_rng(seed + 1)
     products = [f"{platform}:p{i}" for platform in ZONES for i in range(3)]
     categories = ["food > bread", "food > milk", ""]
     stream, offset = Stream(), 0
@@ -70,6 +82,7 @@ def random_stream(seed: int, days: int, rows: int = 12) -> Stream:
             else:
                 batch.append(event(kind, product, at))
         stream.records.append(("events", batch))
+        stream.records.append(("promotions", random_promotions(products, now, others)))
         if rng.random() < 0.4:
             made = []
             for _ in range(int(rng.integers(1, 4))):
@@ -85,6 +98,19 @@ def random_stream(seed: int, days: int, rows: int = 12) -> Stream:
             stream.records.append(("watermark", now))
     stream.records.append(("watermark", START + days * DAY))
     return stream
+
+
+def random_promotions(products: list[str], now: int, rng: np.random.Generator) -> list[Row]:
+    """Announced early or late, for days before and after, some more than once, some taken back."""
+    rows = []
+    for _ in range(int(rng.integers(0, 4))):
+        starts = START + int(rng.integers(-60, 30)) * DAY + int(rng.integers(0, 3)) * 5 * HOUR
+        ends = starts + int(rng.integers(1, 60)) * 12 * HOUR
+        kind, percent = str(rng.choice(PROMOTION_KINDS)), int(rng.choice([0, 20, 60, 100]))
+        rows.append(
+            promotion(str(rng.choice(products)), now + int(rng.integers(-DAY, DAY)), starts, ends, percent, kind)
+        )
+    return rows
 
 
 def frame(stream: Stream) -> pd.DataFrame:
@@ -143,6 +169,50 @@ def test_sums_of_a_window_differ_from_a_group_by_of_what_had_arrived() -> None:
         if len(catalogue):
             newest = catalogue[catalogue["at"] == catalogue["at"].max()].iloc[-1]
             assert (window["category"], window["price"]) == (newest["category"], newest["price"])
+
+
+def test_a_window_knows_another_promotion_than_those_that_were_announced_before_it() -> None:
+    stream = random_stream(8, days=12)
+    windows = rows_of(WindowStage(TASK, QUIET).fold(stream.log().messages), "windows")
+    announced = [(row, i) for i, (kind, rows) in enumerate(stream.records) if kind == "promotions" for row in rows]
+    known = 0
+    for window in windows:
+        platform, end = split_product(window["product"])[0], window["end"]
+        arrived = [r for r, i in announced if i < closing_record(stream, end) and r["at"] < end]
+        newest: dict[tuple[int, int], Row] = {}
+        for row in sorted((r for r in arrived if r["product"] == window["product"]), key=lambda r: r["at"]):
+            newest[row["promotion"], row["starts"]] = row
+        calendar = PLATFORMS[platform].calendar
+        today = int(calendar.day(end))
+        expected = np.zeros((len(KNOWN), DAYS + AHEAD))
+        for row in newest.values():
+            for place, day in enumerate(range(today - DAYS, today + AHEAD)):
+                begin, stop = calendar.start(day), calendar.start(day + 1)
+                share = max(0, min(stop, row["ends"]) - max(begin, row["starts"])) / (stop - begin)
+                expected[1 + row["promotion"], place] += round(share * row["percent"])
+        np.testing.assert_array_equal(window["known"].reshape(expected.shape), expected.clip(-100, 100))
+        known += expected.any()
+    assert known > 30
+
+
+def test_a_product_that_was_only_announced_has_a_window() -> None:
+    log = Log().events(order("york:p1", START)).promotions(promotion("york:p2", START, START, START + 9 * DAY))
+    outputs = WindowStage(TASK, QUIET).fold(log.watermark(START + 3 * DAY).messages)
+    assert {w["product"] for w in rows_of(outputs, "windows")} == {"york:p1"}
+
+
+def test_a_window_has_the_holidays_of_another_country_or_day() -> None:
+    platforms = {"uk": Platform("uk", "Europe/London", "GBP", "GB"), "none": Platform("none", "Europe/London")}
+    start = instant("2024-12-20", "Europe/London")
+    log = Log().events(order("uk:p1", start), order("none:p1", start)).watermark(start + DAY)
+    outputs = WindowStage(TASK, WindowConfig(platforms, live_interval_ms=2**60)).fold(log.messages)
+    known = {
+        w["product"]: w["known"].reshape(len(KNOWN), -1)[KNOWN.index("holiday")] for w in rows_of(outputs, "windows")
+    }
+    assert not known["none:p1"].any()
+    # From 21 December on: Christmas, Boxing Day and New Year lie 4, 5 and 11 days ahead.
+    assert np.flatnonzero(known["uk:p1"]).tolist() == [DAYS + 4, DAYS + 5, DAYS + 11]
+    assert set(known["uk:p1"].tolist()) == {0, 100}
 
 
 def test_windows_are_missing_or_doubled_at_a_boundary() -> None:
