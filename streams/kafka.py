@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
@@ -17,6 +18,7 @@ from streams.stage import Message, Output, TaskKey
 
 _LOG = logging.getLogger("streams.librdkafka")
 MAX_RECORD_BYTES = 8 * 1024 * 1024
+LOST_AFTER_S = 10.0  # as long as a transaction may last
 # Methods to map over a poll: half the time of a loop that calls them.
 _ERROR, _TOPIC, _PARTITION, _VALUE = map(methodcaller, ("error", "topic", "partition", "value"))
 
@@ -97,6 +99,34 @@ def append(bootstrap: str, records: Iterable[Output], timeout: float = 10.0) -> 
     if left or failed:
         what = failed[0] if failed else f"{bootstrap} did not take {left} records within {timeout:g} s"
         raise BrokerError(f"{what}; try again")
+
+
+def send_offsets(
+    to: Producer, positions: list[TopicPartition], group: Any, timeout: float, lost_after: float = LOST_AFTER_S
+) -> None:
+    """`send_offsets_to_transaction` that comes back.
+
+    librdkafka's own (2.16) stays away for minutes, whatever its time-out, where the coordinator of the group has left
+    the cluster for a moment (its issues 5456 and 5511). Then this raises a KafkaException that asks for an abort; the
+    producer is still in that call, refuses any other one with _CONFLICT, and has to be replaced.
+    """
+    raised: list[BaseException] = []
+
+    def send() -> None:
+        try:
+            to.send_offsets_to_transaction(positions, group, timeout)
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=send, name="send-offsets", daemon=True)
+    thread.start()
+    for _ in range(10):  # a process that was stopped for longer gives it time all the same
+        thread.join(lost_after / 10)
+    if raised:
+        raise raised[0]
+    if thread.is_alive():
+        reason = f"send_offsets_to_transaction has not come back for {lost_after:g} s"
+        raise KafkaException(KafkaError(KafkaError._TIMED_OUT, reason, False, False, True))
 
 
 def message(record: Any) -> Message:

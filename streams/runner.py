@@ -256,7 +256,8 @@ class Runner:
                 call(*arguments, _ANSWER_S)
                 return
             except KafkaException as error:
-                if not error.args[0].retriable() or self._is_too_late(deadline):
+                cause = error.args[0]
+                if not cause.retriable() or cause.code() == KafkaError._CONFLICT or self._is_too_late(deadline):
                     raise
 
     def _flush_chunks(self) -> None:
@@ -449,7 +450,7 @@ class Runner:
         if moved:
             positions = [TopicPartition(*key, task.position) for key, task in moved]
             group = self._consumer.consumer_group_metadata()
-            self._ask(self._producer.send_offsets_to_transaction, positions, group)
+            self._ask(kafka.send_offsets, self._producer, positions, group)
         # 6. Commit: outputs, offsets and manifests appear together, or not at all.
         self._ask(self._producer.commit_transaction)
         self._in_transaction = False
@@ -569,7 +570,11 @@ class Runner:
     def _abort(self, reason: str) -> None:
         self._observer.aborted(self._spec.name, reason)
         if self._in_transaction:
-            self._ask(self._producer.abort_transaction)  # which a fenced zombie cannot: it gets no further
+            try:
+                self._ask(self._producer.abort_transaction)  # which a fenced zombie cannot: it gets no further
+            except KafkaException as error:
+                if error.args[0].code() != KafkaError._CONFLICT:
+                    raise  # else a call that did not come back holds the producer: the next one aborts in its place
             self._in_transaction = False
         # A producer whose records were lost with a broker was seen to stand still for good in its next transaction.
         self._producer = self._new_producer()
@@ -745,7 +750,8 @@ _PASSING = {
     KafkaError.NOT_LEADER_FOR_PARTITION,
     KafkaError.OFFSET_NOT_AVAILABLE,
     KafkaError.REQUEST_TIMED_OUT,
-    KafkaError.UNKNOWN_TOPIC_OR_PART,  # of a broker that is just back: that all topics are there was asked before
+    KafkaError._UNKNOWN_PARTITION,  # of a broker that is just back: that all topics are there was asked before
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
     KafkaError.UNSTABLE_OFFSET_COMMIT,
 }
 _FENCED = {KafkaError._FATAL, KafkaError._FENCED, KafkaError.FENCED_INSTANCE_ID}

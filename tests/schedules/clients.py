@@ -267,6 +267,7 @@ class Producer:
         self._must_abort = False
         self._aborting = False  # an abort was begun: nothing else is allowed until it is done
         self._done = False  # committed already, though the caller was told to try again
+        self._lost = False  # in a call that does not come back
 
     @_call
     def init_transactions(self, timeout: float) -> None:
@@ -337,12 +338,19 @@ class Producer:
         self._must_abort = self._aborting = False
         self.process.cluster.end(self._owner, committed=False)
 
+    def lose(self) -> None:
+        """The call does not come back, and its caller has given up: this producer takes no other."""
+        self._lost = True
+        raise failure(KafkaError._TIMED_OUT, abort=True)
+
     def delay_abort(self) -> None:
         """The abort takes longer than its caller waits."""
         self._aborting = True
         raise failure(KafkaError._TIMED_OUT, retriable=True)
 
     def _check(self) -> None:
+        if self._lost:
+            raise failure(KafkaError._CONFLICT, retriable=True)
         if self._epoch != self.process.cluster.epoch(self._owner):
             raise failure(KafkaError._FENCED, fatal=True)
 
@@ -370,6 +378,7 @@ def installed(cluster: Cluster, processes: dict[str, Process]) -> Iterator[None]
         (kafka, "consumer", lambda bootstrap, group, instance="": Consumer(processes[bootstrap], group, instance)),
         (kafka, "producer", lambda bootstrap, owner="", timeout=0: Producer(processes[bootstrap], owner, timeout)),
         (kafka, "partition_counts", lambda bootstrap: cluster.counts),
+        (kafka, "send_offsets", Producer.send_offsets_to_transaction),
         (kafka, "time", time),
         (runner, "time", time),
     ]

@@ -42,6 +42,7 @@ _FAILURES = (
     ("send_offsets_to_transaction", "abort"),
     ("send_offsets_to_transaction", "retry"),
     ("send_offsets_to_transaction", "time out"),
+    ("send_offsets_to_transaction", "lose"),
     ("commit_transaction", "abort"),
     ("commit_transaction", "retry"),
     ("commit_transaction", "unnoticed"),

@@ -221,6 +221,8 @@ class Simulation:
                     producer.spoil()
                 elif how == "unnoticed":
                     producer.commit_unnoticed()
+                elif how == "lose":
+                    producer.lose()
                 elif how == "delay":
                     producer.delay_abort()
                 elif how == "break":

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 
 import pytest
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
 
 @pytest.fixture
@@ -43,3 +44,27 @@ def test_a_new_assignment_ends_a_pause_or_resume_does_not(consumer: Consumer) ->
     assert _offsets(consumer, 30) == [7]
     consumer.assign([])
     consumer.resume([])
+
+
+def test_a_producer_in_a_call_takes_another_one_or_says_so_otherwise() -> None:
+    """The runner replaces a producer that answers so: the call that it is in does not come back."""
+    producer = Producer({"bootstrap.servers": "127.0.0.1:1", "transactional.id": "busy", "log_level": 0})
+    timed_out = threading.Event()
+
+    def call() -> None:
+        with pytest.raises(KafkaException):
+            producer.init_transactions(3)
+        timed_out.set()
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    try:
+        while not timed_out.is_set():
+            with pytest.raises(KafkaException) as raised:
+                producer.abort_transaction(0.1)
+            if raised.value.args[0].code() == KafkaError._CONFLICT:
+                break
+        assert not timed_out.is_set()
+        assert raised.value.args[0].retriable()
+    finally:
+        thread.join(10)
