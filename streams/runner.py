@@ -284,10 +284,11 @@ class Runner:
     # -- input --------------------------------------------------------------------------------------------------
 
     def _poll(self) -> int:
-        first = self._consumer.poll(0.02)
+        # What a commit before has brought comes at once or not at all: then others wait for what was made of it.
+        first = self._consumer.poll(_LAST_POLL_S if self._in_transaction and not self._spec.batched else _POLL_S)
         if first is None:
             return 0
-        records: list[Any] = [first, *self._consumer.consume(self._config.max_poll - 1, 0.0)]
+        records: list[Any] = [first, *self._consumer.consume(self._config.max_poll - 1, self._gathering())]
         by_task: dict[TaskKey, list[Any]] = {}
         for key, failed, run in kafka.runs(records):
             task = self._tasks.get(key)
@@ -303,6 +304,14 @@ class Runner:
             self._tasks[key].last_input_at = now
             self._take(key, self._tasks[key], kafka.Polled(by_task[key]))
         return sum(map(len, by_task.values()))
+
+    def _gathering(self) -> float:
+        """How long a poll may wait for more, s. What is folded earlier than the next commit is seen no earlier, and a
+        stage that folds whole polls makes fewer and larger records of more."""
+        if not self._spec.batched:
+            return 0.0
+        due = self._last_commit + self._config.commit_interval_ms / 1000 - time.monotonic()
+        return min(max(due, 0.0), self._config.control_interval_ms / 1000)  # the clock is not kept waiting
 
     def _note(self, task: _Task | None, errors: list[Any]) -> None:
         """The end of a partition; raises what is neither that nor passing."""
@@ -725,6 +734,7 @@ class Runner:
         return ended
 
 
+_POLL_S, _LAST_POLL_S = 0.02, 0.005
 _ANSWER_S = 1.0  # of one call; it is called again until …
 _WAIT_S = 30.0  # … it gives up,
 _LAST_WAIT_S = 5.0  # or this soon after the worker was told to stop
