@@ -34,12 +34,15 @@ def status(
 
 
 def _stage(at: Installation, stage: str) -> dict[str, Any]:
-    """What is known of a stage, times in ms."""
+    """What is known of a stage, times in ms. A restart folds `refolds` offsets again, and its input is kept so long."""
+    from deploy.inspection import STATEFUL
+
     own = at.of(stage)
     since = min((task.waiting_since for task in own if task.waiting_since is not None), default=None)
     reached = min((task.event_time for task in own if task.event_time is not None), default=None)
     snapshots = [task.progress.snapshot_at for task in own if task.progress and task.progress.snapshot_at]
-    told = max((task.progress_at for task in own), default=0)
+    restored = [(task, task.progress) for task in own if task.progress is not None and stage in STATEFUL]
+    committed_at = max((task.progress_at for task in own), default=0)
     return {
         "stage": stage,
         "workers": at.members[stage],
@@ -49,7 +52,9 @@ def _stage(at: Installation, stage: str) -> dict[str, Any]:
         "event_time": reached,
         "event_time_lag_ms": None if reached is None or at.event_time is None else max(at.event_time - reached, 0),
         "snapshot_age_ms": at.now - min(snapshots) if snapshots else None,
-        "last_commit_ms": at.now - told if told else None,
+        "refolds": sum(max(task.committed - max(told.snapshot_offset, task.first), 0) for task, told in restored),
+        "kept_ms": min(int(at.settings[task.topic]["retention.ms"]) for task in own) if own else None,
+        "last_commit_ms": at.now - committed_at if committed_at else None,
     }
 
 
@@ -98,6 +103,8 @@ def _print(at: Installation, stages: list[dict[str, Any]], heads: list[dict[str,
             iso(each["event_time"]) if each["event_time"] is not None else "–",
             lasting(each["event_time_lag_ms"]),
             f"{lasting(each['snapshot_age_ms'])} ago" if each["snapshot_age_ms"] is not None else "–",
+            f"{each['refolds']:,}" if each["snapshot_age_ms"] is not None else "–",
+            lasting(each["kept_ms"]),
             f"{lasting(each['last_commit_ms'])} ago" if each["last_commit_ms"] is not None else "never",
         )
     console.print(table)
