@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,7 +38,7 @@ class TrainRows:
 
     def whole(self) -> tuple[Tensor, Tensor]:
         """[n, horizons] units of the horizon, and 1 where every bucket of it has a label."""
-        return self.units.cumsum(dim=1), self.known.cumprod(dim=1)
+        return accumulate(self.units), self.known.cumprod(dim=1)
 
 
 def training_rows(dataset: Dataset, device: torch.device) -> TrainRows:
@@ -82,10 +83,15 @@ def losses(task: str, answer: Answer, rows: TrainRows, r: Tensor) -> Tensor:
     if task == "classification":
         odds = answer.last.view(-1, len(HORIZONS), len(Trend)).transpose(1, 2)  # [n, classes, horizons]
         return functional.cross_entropy(odds, rows.trend.clamp(min=0), reduction="none")
-    total, mean = rows.whole()[0], (rows.baseline * answer.f.exp()).cumsum(dim=1)  # [n, horizons]
+    total, mean = rows.whole()[0], accumulate(rows.baseline * answer.f.exp())  # [n, horizons]
     if task == "regression":
         return (mean.log1p() - total.log1p()) ** 2
     return negative_log_likelihood(total, mean, shape)
+
+
+def accumulate(buckets: Tensor) -> Tensor:
+    """[n, horizons] sums over horizons of buckets [n, delays]: cumsum, in the same order on every device."""
+    return torch.stack(list(itertools.accumulate(buckets.unbind(dim=1))), dim=1)
 
 
 def negative_log_likelihood(units: Tensor, mean: Tensor, r: Tensor) -> Tensor:

@@ -36,7 +36,7 @@ from streams.records import AHEAD, CLASSES, COMPONENTS, DELAYS, HORIZONS, KNOWN,
 LIMIT = 3.0  # |f| stays below: a network moves the baseline by a factor of 20 at most
 SPREAD_LIMIT = 2.0  # |spread| stays below
 COMPONENT_LIMIT = 4.0  # components are in standard deviations, cut here
-DIRECT = 5.0  # factor on what the summary says by itself: its weights then need few steps to grow
+DIRECT = 2.5  # factor on what the summary says by itself: its weights then need few steps to grow
 NEWEST = 7  # days that go straight to phi: what leads sales by a day is learnt within a hundred steps
 SEQUENCES = ("transformer", "lstm", "cnn")
 NETWORKS = (*SEQUENCES, "ensemble")  # an ensemble has one member of each
@@ -48,7 +48,7 @@ BUCKETS = tuple(zip((0, *HORIZONS[:-1]), HORIZONS, strict=True))  # days of each
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    network: str = "ensemble"  # one of NETWORKS
+    network: str = "cnn"  # one of NETWORKS
     task: str = "count"  # one of TASKS
     width: int = 64
     layers: int = 2
@@ -124,7 +124,8 @@ class Member(nn.Module):
         self.there = nn.Parameter(torch.zeros(width))  # behaviour's: its numbers are in the series
         self.missing = nn.Parameter(torch.randn(len(Modality), width) * 0.02)
         summary = CONTEXT + NEWEST * len(DAY_SERIES) + DELAYS * len(KNOWN)
-        self.hidden = nn.Linear(config.width + len(Modality) * width + summary, config.hidden)
+        self.trunk = nn.Linear(config.width + summary, config.hidden)
+        self.modalities = nn.Linear(len(Modality) * width, config.hidden, bias=False)
         self.phi = nn.Linear(config.hidden, config.width)
         self.f = nn.Linear(config.width, TASKS[config.task])
         self.spread = nn.Linear(config.width, len(HORIZONS))
@@ -134,9 +135,14 @@ class Member(nn.Module):
             for parameter in layer.parameters():
                 nn.init.zeros_(parameter)
 
-    def fuse(self, series: Tensor, summary: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """phi [n, width], last layer and spread, from what the encoder made of the series [n, width], and summary."""
-        n = len(series)
+    def read(self, days: Tensor, hours: Tensor, summary: Tensor) -> Tensor:
+        """[n, hidden + outputs] all that does not hang on the modalities beside behaviour."""
+        trunk = self.trunk(torch.cat([self.series(days, hours), summary], dim=1))
+        return torch.cat([trunk, DIRECT * self.direct(summary)], dim=1)
+
+    def fuse(self, trunk: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """phi [n, width], last layer and spread, from what `read` gave."""
+        n = len(trunk)
         catalogue = torch.cat([batch.catalogue, self.category(batch.category)], dim=1)
         modalities = torch.stack(  # in the order of Modality
             [
@@ -148,13 +154,9 @@ class Member(nn.Module):
             dim=1,
         )  # [n, modalities, modality width]
         modalities = torch.where(batch.present[:, :, None], modalities + batch.age[:, :, None] * self.age, self.missing)
-        x = self.hidden(torch.cat([series, modalities.flatten(1), summary], dim=1)).relu()
-        phi = self.phi(x).relu()
-        return (
-            phi,
-            _bounded(self.f(phi) + DIRECT * self.direct(summary), LIMIT),
-            _bounded(self.spread(phi), SPREAD_LIMIT),
-        )
+        hidden, direct = trunk[:, : self.trunk.out_features], trunk[:, self.trunk.out_features :]
+        phi = self.phi((hidden + self.modalities(modalities.flatten(1))).relu()).relu()
+        return phi, _bounded(self.f(phi) + direct, LIMIT), _bounded(self.spread(phi), SPREAD_LIMIT)
 
 
 def _bounded(z: Tensor, limit: float) -> Tensor:
@@ -181,32 +183,34 @@ class Network(nn.Module):
         return self.components_mean.device
 
     def forward(self, batch: Batch) -> Answer:
-        return self.fuse(self.read_series(batch), batch)
+        return self.fuse(self.read(batch), batch)
 
-    def read_series(self, batch: Batch) -> Tensor:
-        """[n, members, width] what the encoders make of the series: all that does not hang on the other modalities."""
-        keep = torch.ones(len(batch.present), 1, len(DAY_SERIES), device=batch.days.device)
-        keep[:, 0, BEHAVIOUR] = _has_behaviour(batch)
-        days, hours = batch.days * keep, batch.hours * keep[:, :, : len(SERIES)]
-        return torch.stack([member.series(days, hours) for member in self._members], dim=1)
+    def read(self, batch: Batch) -> Tensor:
+        """[n, members, …] what the members make of series and context: most of the work, and all that does not hang on
+        the modalities beside behaviour."""
+        keep = batch.present[:, Modality.BEHAVIOR].to(batch.days.dtype)[:, None]  # [n, 1] 0: no views, no carts
+        series = torch.ones(len(keep), 1, len(DAY_SERIES), device=keep.device)
+        series[:, 0, BEHAVIOUR] = keep
+        days, hours = batch.days * series, batch.hours * series[:, :, : len(SERIES)]
+        context = [batch.context[:, :BEHAVIOUR_CONTEXT] * keep, batch.context[:, BEHAVIOUR_CONTEXT:]]
+        summary = torch.cat([*context, days[:, -NEWEST:].flatten(1), batch.ahead.flatten(1)], dim=1)
+        return torch.stack([member.read(days, hours, summary) for member in self._members], dim=1)
 
-    def fuse(self, series: Tensor, batch: Batch) -> Answer:
-        """The answer from what `read_series` gave for the same windows; the batch's other modalities may differ."""
-        answers = self.answers(series, batch)
+    def fuse(self, trunk: Tensor, batch: Batch) -> Answer:
+        """The answer from what `read` gave for the same windows; the batch's other modalities may differ."""
+        answers = self.answers(trunk, batch)
+        if len(answers) == 1:
+            return answers[0]
         return Answer(
             torch.cat([a.phi for a in answers], dim=1),
             *(torch.stack([getattr(a, name) for a in answers]).mean(dim=0) for name in ("f", "spread", "last")),
         )
 
-    def answers(self, series: Tensor, batch: Batch) -> list[Answer]:
+    def answers(self, trunk: Tensor, batch: Batch) -> list[Answer]:
         """What each member says by itself: each learns alone, so that their errors differ."""
-        keep, newest = _has_behaviour(batch), batch.days[:, -NEWEST:].clone()
-        newest[:, :, BEHAVIOUR] *= keep[:, None]
-        context = [batch.context[:, :BEHAVIOUR_CONTEXT] * keep, batch.context[:, BEHAVIOUR_CONTEXT:]]
-        summary = torch.cat([*context, newest.flatten(1), batch.ahead.flatten(1)], dim=1)
         answers = []
         for i, member in enumerate(self._members):
-            phi, last, spread = member.fuse(series[:, i], summary, batch)
+            phi, last, spread = member.fuse(trunk[:, i], batch)
             answers.append(Answer(phi, self._corrections(last), spread, last))
         return answers
 
@@ -238,11 +242,6 @@ class Network(nn.Module):
         scaled = torch.where(spread > floor, directions * largest.sign() / spread.clamp(min=floor).sqrt(), 0.0)
         self.components_mean.copy_(mean)
         self.components_matrix[:, : scaled.shape[1]] = scaled.to(self.components_matrix)
-
-
-def _has_behaviour(batch: Batch) -> Tensor:
-    """[n, 1] 0 where views, carts and favourites are missing, and count as none."""
-    return batch.present[:, Modality.BEHAVIOR].to(batch.days.dtype)[:, None]
 
 
 def make_network(config: NetworkConfig, seed: int) -> Network:

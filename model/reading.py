@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 
 from model.features import Doubles, Features
-from model.network import NEWEST, Batch, Network
+from model.network import Batch, Network
 from streams.records import CONTRIBUTIONS, Modality
 
 # What each contribution takes away, in the order of CONTRIBUTIONS.
@@ -57,25 +57,25 @@ def forward(
 ) -> Reading:
     """Of `rows` [m] with what is `present` [m, modalities]; without contributions.
 
-    The series are most of the work; of them behaviour alone can be missing, so each is read at most twice.
+    Series and context are most of the work; of them behaviour alone can be missing, so each row is read at most twice.
     """
     device = network.device
     batch = Batch.of(features, device)
     wanted, place = np.unique(2 * rows + present[:, Modality.BEHAVIOR], return_inverse=True)
     behaviour = torch.from_numpy(wanted % 2 == 1).to(device)
     with torch.inference_mode():
-        series = []
+        trunks = []
         for start, index in _padded(len(wanted), batch_rows):
             part = batch.take(torch.from_numpy(wanted[index] // 2).to(device))
             part.present[:, Modality.BEHAVIOR] = behaviour[index]
-            series.append(network.read_series(part)[: len(wanted) - start])
-        read = torch.cat(series)  # [series, members, width]
+            trunks.append(network.read(part)[: len(wanted) - start])
+        trunk = torch.cat(trunks)
+        rest = replace(batch, days=batch.days[:, :0], hours=batch.hours[:, :0])  # the series have been read
         found: list[tuple[torch.Tensor, ...]] = []
-        short = replace(batch, days=batch.days[:, -NEWEST:], hours=batch.hours[:, :0])  # all that is still to be read
         for start, index in _padded(len(rows), batch_rows):
-            part = short.take(torch.from_numpy(rows[index]).to(device))
+            part = rest.take(torch.from_numpy(rows[index]).to(device))
             part = replace(part, present=torch.from_numpy(present[index]).to(device))
-            answer = network.fuse(read[torch.from_numpy(place[index]).to(device)], part)
+            answer = network.fuse(trunk[torch.from_numpy(place[index]).to(device)], part)
             columns = (answer.f, answer.spread, network.components(answer.phi))
             found.append(tuple(column[: len(rows) - start] for column in columns))
         f, spread, components = (torch.cat(column).cpu().numpy() for column in zip(*found, strict=True))

@@ -25,7 +25,7 @@ from model.checkpoint import Checkpoint, load_optimizer, optimizer_tensors, read
 from model.dataset import Dataset, DatasetConfig, collect, split
 from model.dispersion import horizon_dispersion
 from model.features import Doubles
-from model.losses import TrainRows, labelled, losses, quantile_loss, training_rows
+from model.losses import TrainRows, accumulate, labelled, losses, quantile_loss, training_rows
 from model.network import Answer, Network, NetworkConfig, make_network
 from model.parallel import Alone
 from model.registry import Bundle
@@ -45,7 +45,7 @@ class TrainConfig:
     batch_rows: int = 256  # of all processes together
     learning_rate: float = 2e-3
     warm_up: float = 0.1  # share of all steps
-    weight_decay: float = 0.05  # decoupled, of matrices alone
+    weight_decay: float = 0.2  # decoupled, of matrices alone
     gradient_limit: float = 1.0
     categories: int = 32
     device: str = "cpu"
@@ -151,7 +151,7 @@ def _step(
     weight = weight / weight.sum(dim=0).clamp(min=1) / weight.shape[1]
     part = torch.arange(workers.rank, len(batch), workers.size, device=weight.device)
     mine = batch.take(part)
-    answers = network.answers(network.read_series(mine.inputs), mine.inputs)
+    answers = network.answers(network.read(mine.inputs), mine.inputs)
     each = [losses(task, answer, mine, r) for answer in answers]
     loss = (torch.stack(each) * weight[part]).sum()
     optimizer.zero_grad()
@@ -176,7 +176,7 @@ def validate(network: Network, rows: TrainRows, r: Tensor, batch_rows: int) -> d
         found["errors"] = 1 - float(right)
     else:
         units, known = rows.whole()
-        mean, shape = (rows.baseline * answer.f.exp()).cumsum(dim=1), r.T[rows.sales_class] * answer.spread.exp()
+        mean, shape = accumulate(rows.baseline * answer.f.exp()), r.T[rows.sales_class] * answer.spread.exp()
         arrays = [t.double().cpu().numpy() for t in (mean, shape, units, known)]
         by_horizon = quantile_loss(*arrays)
         found["weighted_quantile_loss"] = float(by_horizon.mean())

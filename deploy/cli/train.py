@@ -56,7 +56,7 @@ Learns = Annotated[
     ),
 ]
 Seed = Annotated[int, typer.Option(help="The same seed on the same kind of device gives the same weights.")]
-_KIND = Kind.TRANSFORMER
+_KIND = Kind.CNN
 
 
 @train.command("complete-journey")

@@ -97,9 +97,7 @@ def test_a_part_is_due_to_its_own_modality_alone(head: Head, modality: Modality)
             for layer in (member.catalogue, member.level):
                 layer.weight.zero_()
                 layer.bias.zero_()
-            width, config = len(Modality) * bundle.network.config.modality_width, bundle.network.config
-            member.hidden.weight[:, : config.width] = 0.0
-            member.hidden.weight[:, config.width + width :] = 0.0
+            member.trunk.weight.zero_()
         bundle.network.components_matrix.zero_()
     frozen = frozen_head(bundle.version, bundle.dispersion, bundle.categories)
     parts = explain(window(small_windows(1)), bundle, frozen).parts

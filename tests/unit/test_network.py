@@ -36,10 +36,10 @@ def windows(n: int, seed: int = 0, mask: int | npt.NDArray[np.int64] = ALL) -> R
 
 
 def run(network: Network, features: Features, device: torch.device = CPU) -> npt.NDArray[np.float32]:
-    """[n, DELAYS + components] of one batch, as it is."""
+    """[n, DELAYS + HORIZONS + components] of one batch, as it is."""
     with torch.inference_mode():
-        phi, f = network(Batch.of(features, device))
-        return torch.cat([f, network.components(phi)], dim=1).cpu().numpy()
+        answer = network(Batch.of(features, device))
+        return torch.cat([answer.f, answer.spread, network.components(answer.phi)], dim=1).cpu().numpy()
 
 
 def shuffled_company(features: Features, others: Features, seed: int) -> tuple[Features, npt.NDArray[np.int64]]:
@@ -149,7 +149,8 @@ def test_an_encoder_would_not_see_the_oldest_day_or_the_oldest_hour(kind: str) -
 
 def read_series(network: Network, features: Features) -> npt.NDArray[np.float32]:
     with torch.inference_mode():
-        return network.read_series(Batch.of(features, CPU)).numpy()
+        batch = Batch.of(features, CPU)
+        return network.members[0].series(batch.days, batch.hours).numpy()  # type: ignore[operator, no-any-return]
 
 
 def test_what_is_known_ahead_would_not_reach_the_forecast_or_reach_another_bucket() -> None:
@@ -188,7 +189,7 @@ def test_the_random_state_of_others_would_be_moved_or_would_matter() -> None:
 
 
 def test_components_would_not_be_standardised_or_would_lose_their_sign() -> None:
-    network = make_network(NetworkConfig(width=16, layers=1), 0)
+    network = make_network(NetworkConfig("cnn", width=16), 0)
     spread = torch.diag(2.0 ** torch.arange(16))  # the last direction is the widest
     phi = torch.randn(500, 16, generator=torch.Generator().manual_seed(0)) @ spread
     network.fit_components(phi)

@@ -16,7 +16,7 @@ from model.network import NetworkConfig
 from model.registry import load_bundle, newest, save_bundle, untrained_bundle
 from tests.unit.synthetic_windows import lively_bundle
 
-SMALL = NetworkConfig(width=16, layers=1, heads=2)
+SMALL = NetworkConfig(width=16, hidden=32)
 
 
 def test_a_loaded_bundle_would_differ_from_the_saved_one(tmp_path: Path) -> None:

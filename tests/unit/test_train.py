@@ -166,7 +166,7 @@ def test_two_processes_would_train_another_network_than_one(medium: Dataset, tmp
     alone = train_on(medium, TOGETHER).network.state_dict()
     assert all(torch.allclose(first[name], alone[name], atol=2e-3) for name in alone if name.startswith("members"))
     untrained = make_network(TOGETHER.network, TOGETHER.seed).state_dict()
-    assert float((first["members.0.hidden.weight"] - untrained["members.0.hidden.weight"]).abs().max()) > 0.02
+    assert float((first["members.0.trunk.weight"] - untrained["members.0.trunk.weight"]).abs().max()) > 0.02
 
 
 @pytest.mark.parametrize(("kind", "task"), [*((kind, "count") for kind in NETWORKS), *(("cnn", t) for t in TASKS)])
