@@ -582,8 +582,8 @@ class Runner:
             try:
                 self._ask(self._producer.abort_transaction)  # which a fenced zombie cannot: it gets no further
             except KafkaException as error:
-                if error.args[0].code() != KafkaError._CONFLICT:
-                    raise  # else a call that did not come back holds the producer: the next one aborts in its place
+                if error.args[0].code() not in _ABORTED_BY_THE_NEXT:
+                    raise
             self._in_transaction = False
         # A producer whose records were lost with a broker was seen to stand still for good in its next transaction.
         self._producer = self._new_producer()
@@ -764,6 +764,9 @@ _PASSING = {
     KafkaError.UNKNOWN_TOPIC_OR_PART,
     KafkaError.UNSTABLE_OFFSET_COMMIT,
 }
+# What says of an abort that the producer's heir has to do it: a call that did not come back holds the producer; or the
+# abort has overtaken the first record on the way to its coordinator, and librdkafka calls that fatal (its issue 4849).
+_ABORTED_BY_THE_NEXT = {KafkaError._CONFLICT, KafkaError.INVALID_TXN_STATE}
 _FENCED = {KafkaError._FATAL, KafkaError._FENCED, KafkaError.FENCED_INSTANCE_ID}
 
 

@@ -105,9 +105,14 @@ class Cluster:
         return AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 0})
 
     def members(self, group: str) -> dict[str, str]:
-        """Static names by member id, "" for a member without; nobody where nobody can say now."""
+        """Static names by member id, "" for a member without; nobody where nobody can say now.
+
+        A client of its own each time: one that has seen a group's coordinator go may wait for it for good (librdkafka's
+        issue 5511).
+        """
+        admin = AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 0})
         try:
-            members = self._admin.describe_consumer_groups([group], request_timeout=5)[group].result().members
+            members = admin.describe_consumer_groups([group], request_timeout=5)[group].result().members
         except KafkaException:
             return {}
         return {m.member_id: m.group_instance_id or "" for m in members}

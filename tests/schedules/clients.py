@@ -343,6 +343,12 @@ class Producer:
         self._lost = True
         raise failure(KafkaError._TIMED_OUT, abort=True)
 
+    def abort_too_soon(self) -> None:
+        """The coordinator knows of no transaction yet, and the producer takes that for its end."""
+        self._check()
+        self._lost = True
+        raise failure(KafkaError.INVALID_TXN_STATE, fatal=True)
+
     def delay_abort(self) -> None:
         """The abort takes longer than its caller waits."""
         self._aborting = True

@@ -48,6 +48,7 @@ _FAILURES = (
     ("commit_transaction", "unnoticed"),
     ("produce", "spoil"),
     ("abort_transaction", "delay"),
+    ("abort_transaction", "too soon"),
     ("committed", "time out"),
     ("produce", "break"),
     ("any", "break"),

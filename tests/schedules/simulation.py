@@ -223,6 +223,8 @@ class Simulation:
                     producer.commit_unnoticed()
                 elif how == "lose":
                     producer.lose()
+                elif how == "too soon":
+                    producer.abort_too_soon()
                 elif how == "delay":
                     producer.delay_abort()
                 elif how == "break":
