@@ -21,7 +21,7 @@ Longs = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class DatasetConfig:
-    max_rows: int = 40_000  # above it, an even sample by the hash of product and end
+    max_rows: int = 150_000  # above it, an even sample by the hash of product and end
     validation_share: float = 0.2  # of the time spanned by the windows, at its end
     gap_days: int = max(HORIZONS)  # no label of a training row reaches into the validation rows
 

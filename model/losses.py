@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from model.dataset import Dataset
 from model.features import Doubles
@@ -82,7 +81,7 @@ def losses(task: str, answer: Answer, rows: TrainRows, r: Tensor) -> Tensor:
         return negative_log_likelihood(rows.daily.clamp(min=0), usual * answer.last.exp(), shape[:, :1])
     if task == "classification":
         odds = answer.last.view(-1, len(HORIZONS), len(Trend)).transpose(1, 2)  # [n, classes, horizons]
-        return functional.cross_entropy(odds, rows.trend.clamp(min=0), reduction="none")
+        return -odds.log_softmax(dim=1).gather(1, rows.trend.clamp(min=0)[:, None])[:, 0]
     total, mean = rows.whole()[0], accumulate(rows.baseline * answer.f.exp())  # [n, horizons]
     if task == "regression":
         return (mean.log1p() - total.log1p()) ** 2
