@@ -9,7 +9,7 @@ UV := $(BIN)/python -m uv
 SOURCES := streams featurizers model deploy tests
 
 .DEFAULT_GOAL := help
-.PHONY: help setup kafka prometheus demo test drills bench chaos chaos-short schedules check lint types layers format contracts lock clean
+.PHONY: help setup kafka prometheus demo test drills bench chaos chaos-short simulation schedules check lint types layers format contracts lock clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -51,6 +51,9 @@ chaos: setup kafka  ## 50 disturbances of a running system on three brokers, the
 
 bench: setup kafka  ## trendstream beside its peers on a local Kafka; build/bench/engine.json
 	@$(BIN)/python -m tests.bench $(BENCH)
+
+simulation: setup  ## heads and planted signals on worlds whose truth is known, three seeds each; some minutes
+	@$(BIN)/python -m pytest -m simulation -n 2 --dist load -rA --show-capture=no tests/simulation
 
 chaos-short: setup kafka  ## five disturbances, in some minutes
 	@$(BIN)/python -m pytest -m chaos tests/chaos

@@ -1,13 +1,14 @@
 """Champion and challenger: which is published, the learnt head or the frozen network.
 
 Evidence is a bet: wealth prod(1 + lambda d) on bounded differences d of mean loss over epochs that do not overlap. If
-the champion is no worse, wealth does not grow on average, and reaching 20 is a chance of one in twenty at most. Source:
-Choe and Ramdas, comparing sequential forecasters (2023).
+the champion is no worse, wealth does not grow on average but for what the floor adds, 1/20 a bet at most; so it reaches
+20 within n bets with a chance of (1 + n / 20) / 20 at most. Source: Choe and Ramdas, comparing sequential forecasters
+(2023); the floor makes it an e-detector of Shin, Ramdas and Rinaldo (2022).
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 import numpy as np
@@ -27,7 +28,12 @@ LEAST_PROBABILITY = 1e-12
 VETO_HALF_LIFE = 28.0  # days
 
 Side = Literal["head", "frozen"]
-Decision = Literal["promotion", "rollback", "refused"]
+
+
+class Decision(NamedTuple):
+    kind: Literal["promotion", "rollback", "refused"]
+    wealth: float  # that decided it, at least THRESHOLD
+    veto: float  # decayed gain of the longest delay; a promotion is refused below 0
 
 
 class Contest(msgspec.Struct, kw_only=True):
@@ -53,16 +59,17 @@ class Contest(msgspec.Struct, kw_only=True):
             self.bet_at[i] = epoch
             against = -_bounded(gain) if self.champion == "head" else _bounded(gain)
             self.wealth[i] = [max(w * (1 + bet * against), FLOOR) for w, bet in zip(self.wealth[i], BETS, strict=True)]
-        if self.evidence < THRESHOLD:
+        wealth = self.evidence
+        if wealth < THRESHOLD:
             return None
         self.wealth = [[1.0] * len(BETS) for _ in BETTING]
         if self.champion == "head":
             self.champion = "frozen"
-            return "rollback"
+            return Decision("rollback", wealth, self.veto)
         if self.veto < 0:
-            return "refused"
+            return Decision("refused", wealth, self.veto)
         self.champion = "head"
-        return "promotion"
+        return Decision("promotion", wealth, self.veto)
 
 
 def _bounded(gain: float) -> float:

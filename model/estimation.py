@@ -8,7 +8,7 @@ with.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -52,10 +52,15 @@ class EstimationConfig:
     overdispersion: float = 4.0  # D before anything is known, with the weight of so many epochs:
     overdispersion_epochs: float = 4.0
     overdispersion_half_life: float = 14.0  # non-overlapping epochs
-    dispersion_weight: float = 20.0  # of the network's r against what has matured
-    dispersion_half_life: float = 28.0
+    credit_information: float = 4.0  # a correction that explains less is not believed, see `credit`
+    adopted_information: float = 20.0  # that a head which was made elsewhere is taken to have explained
+    credit_half_life: tuple[float, ...] = (56.0, 56.0, 112.0)
+    common_information: float = 50.0  # of an epoch, that takes half of its common error out of the spread
+    dispersion_epochs: float = 2.0  # non-overlapping, that the network's r counts against what has matured
+    dispersion_information: float = 20.0  # an epoch with so much of it counts half
+    dispersion_half_life: tuple[float, ...] = (28.0, 28.0, 112.0)
     dispersion_bounds: tuple[float, float] = (0.05, 1e4)
-    conformal_rate: float = 0.1  # of a one-day horizon and an epoch; longer ones go with 1 / sqrt(days)
+    conformal_rate: float = 0.1  # of a one-day horizon and an epoch; longer ones go with 1 / days
     conformal_rows: float = 50.0  # an epoch with so few rows moves the map half as far
 
 
@@ -87,7 +92,7 @@ class Labels:
         return Labels(**{name: column[rows] for name, column in vars(self).items()})
 
 
-_STATE = ("theta", "covariance", "conformal", "moments", "shocks", "shocks_at", "dispersion")
+_STATE = ("theta", "covariance", "conformal", "moments", "merits", "shocks", "shocks_at", "dispersion")
 
 
 @dataclass(eq=False)
@@ -107,6 +112,10 @@ class Past:
         return self.state["covariance"]
 
     @property
+    def merits(self) -> Floats:
+        return self.state["merits"]
+
+    @property
     def dispersion(self) -> Floats:
         return self.state["dispersion"]
 
@@ -124,6 +133,7 @@ class Estimator:
         self.covariance = self.prior.copy()
         self.conformal = identity_map()
         self.moments = np.zeros((2, len(HORIZONS), len(SalesClass)))
+        self.merits = np.zeros((DELAYS, 2, 2))  # of level and own terms: what they explained, what they claimed
         self.shocks = np.zeros((DELAYS, 3))  # newest standardised score, decayed sum of its variance, weight
         self.shocks_at = np.full(DELAYS, NEVER, np.int64)
         self.past: list[Past] = []
@@ -134,11 +144,14 @@ class Estimator:
         at = self.index(labels.head)
         published = np.array([True] + [p.published for p in self.past])[np.maximum(at, FROZEN) + 1]
         ours = labels.take(np.flatnonzero((at != FORGOTTEN) & published))
-        self._fit_dispersion(ours, elapsed)
-        self._fit_map(ours)
+        levelled = replace(ours, total_mean=ours.total_mean * self._common(ours))
+        self._fit_dispersion(levelled, elapsed)
+        self._fit_map(levelled)
         known = labels.take(np.flatnonzero(at != FORGOTTEN))
         for b in range(DELAYS):
-            self._update(b, known.take(np.flatnonzero(known.delay == b)), epoch, elapsed)
+            mine = known.take(np.flatnonzero(known.delay == b))
+            self._judge(b, mine, elapsed)
+            self._update(b, mine, epoch, elapsed)
         self.theta[1:, : self.shared] = self.theta[0, : self.shared]
         self.covariance[1:, : self.shared, : self.shared] = self.covariance[0, : self.shared, : self.shared]
 
@@ -165,6 +178,8 @@ class Estimator:
         """Go on from a head that was made elsewhere; what is known of spread and shocks stays."""
         for name in ("theta", "covariance", "dispersion", "conformal"):
             setattr(self, name, np.array(getattr(head, name), np.float64))
+        claimed = self.config.adopted_information  # theta is as it was published: believed whole, to begin with
+        self.merits[:] = claimed + self.config.credit_information, claimed
 
     def _state(self) -> dict[str, npt.NDArray[Any]]:
         return {name: np.array(getattr(self, name)) for name in _STATE}
@@ -173,13 +188,26 @@ class Estimator:
         for name in _STATE:
             setattr(self, name, np.array(state[name], order="C"))
 
+    def credit(self, merits: Floats) -> Floats:
+        """[delays, features] how much of each term is believed: the regression of what was sold on what it said.
+
+        Chance alone moves theta as far as its prior allows, and the day after knows nothing of it; a true change is
+        confirmed the day after. So level and own terms count as far as they have predicted.
+        """
+        explained, claimed = merits[:, :, 0], merits[:, :, 1]
+        believed = np.clip(explained / (claimed + self.config.credit_information), 0.0, 1.0)
+        credit = np.repeat(believed[:, 1:], self.theta.shape[1], axis=1)
+        credit[:, : self.shared] = believed[0, 0]
+        return credit
+
     def head(self, model: str, categories: list[str], epoch: int, rows: int) -> Head:
+        credit = self.credit(self.merits)
         return Head(
             version=head_version(model, epoch),
             model=model,
             epoch=epoch,
-            theta=self.theta.tolist(),
-            covariance=self.covariance.tolist(),
+            theta=(credit * self.theta).tolist(),
+            covariance=(credit[:, :, None] * self.covariance * credit[:, None, :]).tolist(),
             dispersion=self.dispersion.tolist(),
             categories=categories,
             conformal=self.conformal.tolist(),
@@ -199,7 +227,9 @@ class Estimator:
         mean = labels.frozen_mean.copy()
         for rows, past, b in self._by_past(labels):
             mine = labels.take(rows)
-            shift, s2 = effect(past.theta[b], past.covariance[b], mine.f, mine.components, mine.category)
+            credit = self.credit(past.merits)[b]
+            theta, covariance = credit * past.theta[b], credit[:, None] * past.covariance[b] * credit
+            shift, s2 = effect(theta, covariance, mine.f, mine.components, mine.category)
             mean[rows] = np.maximum(mine.baseline, LEAST) * np.exp(mine.f + shift + s2 / 2)
         return mean
 
@@ -252,7 +282,7 @@ class Estimator:
             if b:
                 offset = offset + self._past_level(labels)
             r = self.dispersion[b][labels.sales_class]
-            kappa = min(1.0, c.close_every / WIDTHS[b]) / self.overdispersion(b)
+            kappa = self._kappa(b)
             self._watch_shocks(b, labels.units, np.exp(offset + np.einsum("nf,f->n", x, theta)), r, epoch)
             theta, covariance = step(theta, covariance, x, offset, labels.units, r, kappa)
         if b:
@@ -260,14 +290,35 @@ class Estimator:
             covariance[: self.shared] = covariance[:, : self.shared] = 0.0
         self.theta[b], self.covariance[b] = theta, covariance
 
+    def _kappa(self, b: int) -> float:
+        return min(1.0, self.config.close_every / WIDTHS[b]) / self.overdispersion(b)
+
     def _past_level(self, labels: Labels) -> Floats:
         # [rows] the level that each forecast was made with: the one of today has seen what came after it
         level = np.zeros(len(labels))
         for rows, past, _ in self._by_past(labels):
             category = labels.category[rows]
             effects = np.where(category >= 0, past.theta[0][np.maximum(category, 0) + 1], 0.0)
-            level[rows] = past.theta[0, 0] + effects
+            level[rows] = self.credit(past.merits)[0, 0] * (past.theta[0, 0] + effects)
         return level
+
+    def _judge(self, b: int, labels: Labels, elapsed: float) -> None:
+        """Hold what the heads of these rows said, level and own terms apart, against what was sold."""
+        self.merits[b] *= 0.5 ** (elapsed / self.config.credit_half_life[b])
+        kappa = self._kappa(b)
+        for rows, past, _ in self._by_past(labels):
+            mine = labels.take(rows)
+            x = design(mine.f, mine.components, mine.category, self.categories)
+            # A day's outcome is news to all that was learnt before; a longer bucket's outcomes overlap.
+            theta = past.theta[b] if b else self.theta[0]
+            said = np.stack([x[:, : self.shared] @ theta[: self.shared], x[:, self.shared :] @ theta[self.shared :]])
+            r = self.dispersion[b][mine.sales_class]
+            mean = np.maximum(mine.baseline, LEAST) * np.exp(mine.f + said.sum(axis=0))
+            weight = mean / (1 + mean / r)
+            score = pearson(mine.units, mean, r) * np.sqrt(weight)
+            claimed = kappa * (weight * said**2).sum(axis=1)
+            self.merits[b, :, 0] += claimed + kappa * (score * said).sum(axis=1)
+            self.merits[b, :, 1] += claimed
 
     def _by_past(self, labels: Labels) -> list[tuple[Ints, Past, int]]:
         at = self.index(labels.head)
@@ -290,10 +341,27 @@ class Estimator:
         self.shocks[b, 0] = score
         self.shocks_at[b] = epoch
 
+    def _common(self, labels: Labels) -> Floats:
+        """[rows] what all forecasts of a longer horizon were off by in this epoch, to be left out of the spread.
+
+        It is the level's, which has been learnt from the first bucket long before such a label comes: a spread that
+        learnt it would widen for a month when all is over.
+        """
+        common = np.ones(len(labels))
+        for h in range(1, len(HORIZONS)):
+            mine = np.flatnonzero(labels.delay == h)
+            m = labels.total_mean[mine]
+            known = float((m / (1 + m / labels.dispersion[mine])).sum())
+            share = known / (known + self.config.common_information)
+            ratio = max(float(labels.total[mine].sum()), 1.0) / max(float(m.sum()), 1.0)
+            common[mine] = ratio**share
+        return common
+
     def _fit_dispersion(self, labels: Labels, elapsed: float) -> None:
         # E[(Y - M)^2] - M + M^2 = (1 + 1/r) exp(s2) M^2, weighted by what each row can tell
+        # An epoch counts as one draw, however many its rows: what is common to them would be learnt from one day.
         c = self.config
-        self.moments *= 0.5 ** (elapsed / c.dispersion_half_life)
+        self.moments *= 0.5 ** (elapsed / np.array(c.dispersion_half_life))[:, None]
         at = self.index(labels.head)
         used = np.stack([self.network_dispersion] + [p.dispersion for p in self.past])  # [1 + past, horizons, classes]
         asked = used[at + 1, labels.delay, labels.sales_class]
@@ -302,12 +370,16 @@ class Estimator:
         m, r = np.maximum(labels.total_mean, LEAST), labels.dispersion
         variance = m * (1 + m / r)
         squared = np.minimum((labels.total - m) ** 2, OUTLIER**2 * variance)
-        weight = c.close_every / np.array(HORIZONS)[labels.delay] / (1 + m / r) ** 2
-        weight = np.minimum(weight, c.close_every)
+        weight = 1 / (1 + m / r) ** 2
+        found = np.zeros((2, *self.network_dispersion.shape))
         cell = (labels.delay, labels.sales_class)
-        np.add.at(self.moments[0], cell, weight * (squared - m + m * m))
-        np.add.at(self.moments[1], cell, weight * m * m * uncertainty)
-        nu, prior = c.dispersion_weight, 1 + 1 / self.network_dispersion
+        np.add.at(found[0], cell, weight * (squared - m + m * m))
+        np.add.at(found[1], cell, weight * m * m * uncertainty)
+        share = np.minimum(1.0, c.close_every / np.array(HORIZONS))[:, None]
+        share = share * found[1] / (found[1] + c.dispersion_information)
+        self.moments[0] += share * found[0] / np.maximum(found[1], LEAST)
+        self.moments[1] += share
+        nu, prior = c.dispersion_epochs, 1 + 1 / self.network_dispersion
         inverse = (self.moments[0] + nu * prior) / (self.moments[1] + nu) - 1
         low, high = c.dispersion_bounds
         self.dispersion = np.clip(1 / np.maximum(inverse, 1 / high), low, high)
@@ -317,6 +389,6 @@ class Estimator:
         for h, days in enumerate(HORIZONS):
             mine = pit[labels.delay == h]
             if len(mine):
-                rate = self.config.conformal_rate * min(1.0, (self.config.close_every / days) ** 0.5)
+                rate = self.config.conformal_rate * min(1.0, self.config.close_every / days)
                 trust = len(mine) / (len(mine) + self.config.conformal_rows)
                 self.conformal[h] = track(self.conformal[h], mine, rate * trust)

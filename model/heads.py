@@ -38,8 +38,8 @@ class Prior:
 
     level: float = 0.06
     category: float = 0.02
-    network: float = 0.01  # slope on f_b
-    component: float = 0.0016  # slope on a component, which is in standard deviations
+    network: float = 0.04  # slope on f_b
+    component: float = 0.01  # slope on a component, which is in standard deviations
 
     def covariance(self, categories: int) -> Floats:
         """[delays, features, features], the same for every bucket."""

@@ -192,15 +192,14 @@ class LearnerStage:
         if len(labels):
             mean = self._estimator.replay(labels)
             gains = compare(labels, mean)
-            against = p.contest.evidence
             decision = p.contest.weigh(gains, epoch, elapsed)
             self._shown = self._evidence(labels, mean)
             events.append(self._event("epoch", EVERYTHING, self._shown))
             if decision is not None:
-                p.counts["rollbacks"] += decision == "rollback"
-                evidence: dict[str, float | int | str] = {"wealth_before": against, "veto": p.contest.veto}
+                p.counts["rollbacks"] += decision.kind == "rollback"
+                evidence: dict[str, float | int | str] = {"wealth": decision.wealth, "veto": decision.veto}
                 evidence.update({f"gain_{HORIZONS[delay]}": gain for delay, gain in gains.items()})
-                events.append(self._event(decision, EVERYTHING, evidence))
+                events.append(self._event(decision.kind, EVERYTHING, evidence))
             events.extend(self._watch(labels))
         self._estimator.learn(labels, epoch, elapsed)
         self._estimator.keep(epoch, p.contest.champion == "head")

@@ -201,13 +201,40 @@ def test_intervals_of_an_overconfident_network_come_nearer_to_their_nominal_cove
     assert covered(range(8, 30)) == pytest.approx(nominal(range(8, 30)), abs=0.03)
 
 
+def test_chance_alone_is_not_published_and_a_true_change_is_within_days() -> None:
+    shocks = np.exp(np.random.default_rng(5).normal(size=70) * 0.1)
+    calm = World(days=30, partitions=1, demand=lambda day: float(shocks[day])).run()
+    moved = World(days=30, partitions=1, demand=lambda day: float(shocks[day]) * (1.0 + 0.6 * (day >= 22))).run()
+    said, said_moved = (
+        np.array([np.log(m[:, 0].sum() / f[:, 0].sum()) for m, f in zip(run.mean, run.frozen, strict=True)])
+        for run in (calm, moved)
+    )
+    assert calm.learner is not None
+    learnt = np.array([past.theta[0, 0] for past in calm.learner._estimator.past])
+    assert np.std(said) < 0.2 * np.std(learnt)
+    # The first day of the change is sold at the next boundary, whose head serves a day later; then it is confirmed.
+    assert said_moved[26] > 0.5 * np.log(1.6)
+
+
+def test_what_all_late_forecasts_were_off_by_does_not_widen_what_is_said_after_it() -> None:
+    world = World(products=20, partitions=1, days=50, rate=20.0,
+                  demand=lambda day: 1.0 + (day >= 20), believed=lambda day: 1.0 + (day >= 22))  # fmt: skip
+    left_in = EstimationConfig(common_information=1e12)
+    narrow, wide = (
+        world.run(learner_config(world, estimation=estimation)).heads[-1].dispersion[2][0]
+        for estimation in (EstimationConfig(), left_in)
+    )
+    assert narrow > 0.5 * world.r_believed
+    assert wide < 0.1 * world.r_believed
+
+
 def test_common_shocks_slow_the_learning_down() -> None:
     shocks = np.exp(np.random.default_rng(5).normal(size=60) * 0.3)
     calm, shocked = (
         World(days=18, partitions=1).run(),
         World(days=18, partitions=1, demand=lambda day: float(shocks[day])).run(),
     )
-    variance = [np.array(run.heads[-1].covariance)[0, 0, 0] for run in (calm, shocked)]
+    variance = [run.learner._estimator.covariance[0, 0, 0] for run in (calm, shocked) if run.learner]
     assert variance[1] > 1.5 * variance[0]
 
 
@@ -221,7 +248,9 @@ def test_the_frozen_network_takes_over_from_a_head_that_does_harm_and_gives_way_
         gain = -0.08 if day < 40 else 0.08
         decisions.append(contest.weigh({0: gain, 1: gain, 2: gain}, START + day * DAY, 1.0))
     made = [(day, decision) for day, decision in enumerate(decisions) if decision]
-    kinds = [decision for _, decision in made]
+    kinds = [decision.kind for _, decision in made]
+    assert all(decision.wealth >= THRESHOLD for _, decision in made)
+    assert all((decision.veto < 0) == (decision.kind == "refused") for _, decision in made[1:])
     assert kinds[0] == "rollback"
     assert kinds[-1] == "promotion"
     assert made[0][0] < 40 < made[-1][0]
@@ -239,6 +268,17 @@ def test_noise_decides_nothing_and_old_merits_hide_no_breakdown() -> None:
     days = next(d for d in range(99) if contest.weigh({0: -0.1, 1: -0.1}, START + (400 + d) * DAY, 1.0))
     assert days < 30
     assert THRESHOLD == 20
+
+
+def test_false_decisions_stay_within_the_chance_that_the_bet_allows() -> None:
+    # Gains of either sign, as likely: whoever is the champion is no worse.
+    rng, bets, wrong = np.random.default_rng(1), 60, 0
+    for _ in range(300):
+        contest = Contest()
+        gains = rng.choice([-0.1, 0.1], bets)
+        wrong += any(contest.weigh({0: g}, START + d * DAY, 1.0) for d, g in enumerate(gains))
+    assert wrong / 300 <= (1 + bets / 20) / THRESHOLD
+    assert wrong > 0
 
 
 def test_overlapping_epochs_do_not_bet_twice() -> None:
@@ -267,6 +307,7 @@ def test_a_rolled_back_learner_publishes_the_frozen_network_and_goes_on_learning
     first = next(e for e in told if e.kind == "rollback")
     after = next(h for h in published if h.epoch == first.epoch)
     assert not np.any(after.theta)
+    assert float(first.evidence["wealth"]) >= THRESHOLD
     assert not np.any(after.covariance)
     assert after.dispersion == [list(row) for row in CONFIG.dispersion]
     assert stage.counters()["rollbacks"] >= 1
