@@ -177,7 +177,9 @@ def rollback(
 
         first, last = (iso(at or 0).replace(" ", "T") for at in (impact.first, impact.last))
         typer.echo("what they have made is corrected by a replay; see what it would do with")
-        typer.echo(f"  trendstream replay plan --from {first} --to {last} --head {new or target.head.version}")
+        by_hand = any(each.head.revision for each in withdrawn) and not is_frozen(target.head)
+        head = "learnt" if by_hand else new or target.head.version
+        typer.echo(f"  trendstream replay plan --from {first} --to {last} --head {head}")
 
 
 def _target(settings: Settings, found: list[Published], version: str) -> Published:
