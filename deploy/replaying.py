@@ -30,7 +30,7 @@ from streams.replay.log import Log
 from streams.replay.pairs import Pair, pairs
 from streams.replay.plan import LEARNT, Change, Plan
 from streams.replay.rewriting import Rewriter
-from streams.replay.running import Run
+from streams.replay.running import Result, Run
 from streams.replay.shadow import ParquetShadow, Shadow, TopicShadow
 from streams.stage import StageSpec
 
@@ -177,8 +177,8 @@ def compared(plan: Plan, settings: Settings, log: Log, bootstrap: str) -> tuple[
     if not plan.chained:
         raise ReplayError(f"replay {plan.replay} changes nothing: `replay run` has said what it found")
     shadow = shadow_of(plan, settings, bootstrap)
-    result = Run(plan, {}, log, shadow, folder_of(settings, plan.replay)).result()
-    if not result.done:
+    result = result_of(plan, settings)
+    if result is None or not result.done:
         raise ReplayError(f"replay {plan.replay} is not done; go on with `trendstream replay run {plan.replay}`")
     return pairs(plan, log, shadow), Differ(plan, result.touched, _relearnt(plan, log, shadow))
 
@@ -190,6 +190,12 @@ def _relearnt(plan: Plan, log: Log, shadow: Shadow) -> frozenset[str]:
     task = ("model.heads", 0)
     published = {m.key: m.value for m in log.read(task, *log.range(task))}
     return frozenset((m.key or b"").decode() for m in shadow.records("model.heads") if published.get(m.key) != m.value)
+
+
+def result_of(plan: Plan, settings: Settings) -> Result | None:
+    """As far as it had come at its last checkpoint; None before the first."""
+    path = folder_of(settings, plan.replay) / "result.json"
+    return decode_json(path.read_bytes(), Result) if path.exists() else None
 
 
 def folder_of(settings: Settings, replay: str) -> Path:

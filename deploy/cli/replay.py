@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -100,6 +101,7 @@ def run(replay_id: Id, rate: Rate = None, bootstrap: Bootstrap = None) -> None:
 
     SIGTERM or Ctrl-C stops it; called again, it goes on where it was. `replay rate` changes the rate while it runs.
     """
+    os.setpriority(os.PRIO_PROCESS, 0, 10)  # what is live goes first, also while this one starts
     from deploy import replaying
     from deploy.cli.progress import show_parts
     from deploy.lifecycle import Stopper
@@ -141,15 +143,12 @@ def list_() -> None:
 
     from deploy import replaying
     from deploy.rendering import iso
-    from streams.codecs import decode_json
-    from streams.replay.running import Result
 
     settings = load_settings()
     table = Table("replay", "made (UTC)", "from", "changed", "state")
     for path in sorted(settings.replay_dir.glob("*/plan.json")):
         made = replaying.load_plan(settings, path.parent.name)
-        told = path.parent / "result.json"
-        result = decode_json(told.read_bytes(), Result) if told.exists() else None
+        result = replaying.result_of(made, settings)
         state = "planned" if result is None else "done" if result.done else "stopped"
         table.add_row(made.replay, iso(made.made_at), iso(made.start), made.change.described(), state)
     report_console().print(table)

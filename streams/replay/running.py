@@ -149,13 +149,6 @@ class Run:
         forks = [f for f in self.plan.forks if not self.plan.chained or f.stage == first]
         return sum(max(f.end - f.start, 0) for f in forks)
 
-    def result(self) -> Result:
-        """As far as it has come. Raises ReplayError before the first checkpoint."""
-        _, state = self._newest()
-        if state is None:
-            raise ReplayError(f"replay {self.plan.replay} has not run; say `trendstream replay run {self.plan.replay}`")
-        return state.result
-
     def works(self) -> list[Callable[[dict[str, bytes] | None], _Work]]:
         """What the plan is made of, one after the other: each is made of a checkpoint, or of its fork."""
         if self.plan.chained:

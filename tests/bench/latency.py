@@ -70,7 +70,7 @@ def offer(bootstrap: str, load: Load, began: float, first: int) -> None:
 
 
 @contextmanager
-def _loop(folder: Path) -> Iterator[str]:
+def loop(folder: Path) -> Iterator[str]:
     """A broker, and every worker on it, with a network that was never trained: it costs what a trained one costs."""
     shutil.rmtree(folder, ignore_errors=True)  # a broker keeps its records, and time never goes back
     folder.mkdir(parents=True)
@@ -120,7 +120,7 @@ def _offered(bootstrap: str, load: Load, first: int) -> tuple[float, Callable[[]
     return began, wait
 
 
-def _first_score(bootstrap: str) -> None:
+def first_score(bootstrap: str) -> None:
     with ScoreFollower(bootstrap) as scores:
         deadline = time.monotonic() + 180
         number = 0
@@ -156,7 +156,7 @@ def at_rate(bootstrap: str, rate: float, first: int) -> dict[str, float]:
     }
 
 
-def _drain(bootstrap: str) -> None:
+def drain(bootstrap: str) -> None:
     """Until nothing more is written: what one rate has left behind is no other's."""
     topics = ("trend.events", "trend.windows", "trend.scores", "signals.ads")
     last: list[Any] = []
@@ -171,13 +171,13 @@ def _drain(bootstrap: str) -> None:
 
 def measure(folder: Path, rates: Sequence[float] = RATES) -> list[dict[str, float]]:
     found = []
-    with _loop(folder) as bootstrap:
-        _first_score(bootstrap)
+    with loop(folder) as bootstrap:
+        first_score(bootstrap)
         for number, rate in enumerate(rates, 1):
             say(f"  {rate:,.0f} order lines a second for {WARM_S + MEASURED_S:.0f} s")
             found.append(at_rate(bootstrap, rate, number * 1_000_000))
             if rate != rates[-1]:
-                _drain(bootstrap)
+                drain(bootstrap)
     return found
 
 

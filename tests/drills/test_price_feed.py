@@ -76,7 +76,7 @@ def test_a_wrong_price_feed_is_put_right_and_a_surge_explained(
         with drill("4-price-feed", bootstrap, capsys) as engineer:
             # The symptom: far too much is ordered of tools.
             assert "1200.00" in engineer("topics", "find", "1200.00", "--topic", "products", "--limit", "1")
-            planned = engineer("replay", "plan", "--from", "2025-10-14", "--transform", MEND)
+            planned = engineer("replay", "plan", "--from", "2025-10-14", "--transform", MEND, "--into", "topics")
             (replay,) = set(re.findall(r"r\d{8}-\d{6}-\d{3}", planned))
             engineer("replay", "run", replay)
             moved = json.loads(engineer("replay", "diff", replay, "--json"))
