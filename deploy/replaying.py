@@ -30,14 +30,14 @@ from streams.replay.log import Log
 from streams.replay.pairs import Pair, pairs
 from streams.replay.plan import LEARNT, Change, Plan
 from streams.replay.rewriting import Rewriter
-from streams.replay.running import Result, Run
+from streams.replay.running import Result, Run, Work
 from streams.replay.shadow import ParquetShadow, Shadow, TopicShadow
 from streams.stage import StageSpec
 
 if TYPE_CHECKING:
     pass
 
-_PROBE_S = 1.5  # of folding, for the estimate
+_PROBE_S = 0.7  # of folding by each stage, for the estimate
 
 
 @dataclass(frozen=True)
@@ -261,31 +261,37 @@ def _estimated(plan: Plan, specs: Mapping[str, StageSpec], log: Log) -> Plan:
     read = [f for f in plan.forks if not plan.chained or f.stage == plan.stages[0]]
     records, rows, size = planning.measure(log, read)
     passes = 2 if plan.change.late else 1
-    seconds, written = _probe(plan, specs, log, records)
+    seconds, written = _probe(plan, specs, log)
     return msgspec.structs.replace(
         plan, records=records * passes, rows=rows, read_bytes=size * passes, written_bytes=written, seconds=seconds
     )
 
 
-def _probe(plan: Plan, specs: Mapping[str, StageSpec], log: Log, records: int) -> tuple[float, int]:
-    """Seconds and bytes of the whole, from folding its first part for a moment and throwing away what comes of it."""
+def _probe(plan: Plan, specs: Mapping[str, StageSpec], log: Log) -> tuple[float, int]:
+    """Seconds and bytes of the whole, from folding the first part of each stage for a moment, to throw it away."""
     kept = _Counted()
     if plan.chained:
         plain = msgspec.structs.replace(plan, change=Change(head=plan.change.head, model=plan.change.model, code=True))
-        work: Any = Chain(plain, specs, log, kept)
-        work.start()
-    else:
-        run = Run(plan, specs, log, kept, Path())
-        work = next((work for made in run.works() if (work := made(None)).total), None)
-        if work is None:
-            return 0.0, 0
-    begun = time.monotonic()
-    at, total, spent = 0, max(work.total, 1), 0.0
-    while (more := work.step(20)) and spent < _PROBE_S:
-        at, spent = at + more, time.monotonic() - begun
-    share = max(at, 1) / total
-    whole = max(sum(f.end - f.start for f in plan.forks if not plan.chained or f.stage == plan.stages[0]), 1) / total
-    return spent / share * whole, round(kept.bytes / share * whole)
+        chain = Chain(plain, specs, log, kept)
+        chain.start()
+        seconds = _timed(chain) * chain.total
+        return seconds, round(kept.bytes / max(chain.position, 1) * chain.total)
+    works = Run(plan, specs, log, kept, Path()).works()
+    seconds = 0.0
+    for stage in plan.stages:
+        sizes = {i: fork.end - fork.start for i, fork in enumerate(plan.forks) if fork.stage == stage}
+        largest = max(sizes, key=sizes.__getitem__)
+        if sizes[largest] > 0:
+            seconds += _timed(works[largest](None)) * sum(sizes.values())
+    return seconds, 0
+
+
+def _timed(work: Work) -> float:
+    """Seconds an offset."""
+    before, began, spent = work.position, time.monotonic(), 0.0
+    while work.step(20) and spent < _PROBE_S:
+        spent = time.monotonic() - began
+    return spent / max(work.position - before, 1)
 
 
 class _Counted:

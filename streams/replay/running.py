@@ -74,7 +74,7 @@ class Pace:
             rested += nap
 
 
-class _Work(Protocol):
+class Work(Protocol):
     """One thing after the other that a plan is made of."""
 
     @property
@@ -149,7 +149,7 @@ class Run:
         forks = [f for f in self.plan.forks if not self.plan.chained or f.stage == first]
         return sum(max(f.end - f.start, 0) for f in forks)
 
-    def works(self) -> list[Callable[[dict[str, bytes] | None], _Work]]:
+    def works(self) -> list[Callable[[dict[str, bytes] | None], Work]]:
         """What the plan is made of, one after the other: each is made of a checkpoint, or of its fork."""
         if self.plan.chained:
             return [self._chain]
@@ -172,13 +172,13 @@ class Run:
             check.load(blobs)
         return check
 
-    def _behind(self, work: _Work) -> int:
+    def _behind(self, work: Work) -> int:
         return work.position - (work.fork.start if isinstance(work, Check) else 0)
 
-    def _note(self, work: _Work) -> str:
+    def _note(self, work: Work) -> str:
         return f"{work.fork.stage} {work.fork.topic}/{work.fork.partition} " if isinstance(work, Check) else ""
 
-    def _told(self, result: Result, work: _Work, seconds: float, ended: bool = False) -> Result:
+    def _told(self, result: Result, work: Work, seconds: float, ended: bool = False) -> Result:
         if isinstance(work, Chain):
             changes = {"written": dict(work.written), "waiting": work.waiting, "touched": work.touched}
             return msgspec.structs.replace(result, seconds=seconds, **changes)

@@ -273,6 +273,9 @@ def test_positions_are_the_next_offsets_to_read(model: ReadModel) -> None:
         ({"window_end": END, "revision": 9}, {"window_end": END + DAY, "revision": 0, "offset": 0}),
         ({"revision": 1, "as_of": END + 5}, {"revision": 2, "as_of": END + 4, "offset": 0}),
         ({"revision": 1, "as_of": END + 4}, {"revision": 1, "as_of": END + 5, "offset": 0}),
+        ({"window_revision": 1, "revision": 9, "offset": 8}, {"window_revision": 2, "revision": 2, "offset": 0}),
+        ({"window_revision": 1, "revision": 1}, {"window_revision": 1, "revision": 2, "replay": "r1", "offset": 9}),
+        ({"revision": 1}, {"window_revision": 2, "revision": 2, "offset": 0}),
         ({"head": "first"}, {"head": "second", "offset": 8}),
     ],
 )

@@ -66,6 +66,13 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
         (["topics", "create", "--partitions", "0"], "greater than or equal to 1"),
         (["topics", "list", "--bootstrap", "nowhere"], "'nowhere' is no host:port"),
         (["broker", "start", "--port", "70000"], "less than or equal to 65535"),
+        (["replay", "plan"], "Missing option '--from'"),
+        (["replay", "plan", "--from", "yesterday"], "--from: 'yesterday' is no instant"),
+        (["replay", "plan", "--from", "2h", "--late", "early"], "--late 'early': it is in-place"),
+        (["replay", "plan", "--from", "2h", "--code", "same", "--head", "h1"], "and this would change head h1"),
+        (["replay", "plan", "--from", "2h", "--products", "p1"], "--products 'p1' names no platform"),
+        (["replay", "run", "r1"], "no replay 'r1' in build/replays; there are none"),
+        (["replay", "rate", "r1", "101"], "less than or equal to 100"),
     ],
     ids=" ".join,
 )
