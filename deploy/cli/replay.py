@@ -122,7 +122,7 @@ def run(replay_id: Id, rate: Rate = None, bootstrap: Bootstrap = None) -> None:
     if not result.done:
         typer.echo(f"stopped; it goes on with\n  trendstream replay run {made.replay}")
     elif result.difference() is not None:
-        raise SystemExit(1)
+        raise typer.Exit(1)
 
 
 @replay.command()

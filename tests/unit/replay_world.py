@@ -28,7 +28,8 @@ PARTITIONS = 2
 PRODUCTS = 10
 TASKS = {"windows": "trend.events", "labels": "trend.predictions", "learner": "trend.matured"}
 
-Spoil = Callable[[int, dict[str, Any]], list[tuple[int, dict[str, Any]]]]
+Events = Iterator[tuple[str, int, dict[str, Any]]]  # topic, event time, body
+HELD = (START + 9 * DAY + 10 * HOUR, START + 9 * DAY + 15 * HOUR)
 
 
 @dataclass
@@ -40,8 +41,8 @@ class World:
     bundle: Bundle
 
 
-def events(days: int, seed: int = 1) -> Iterator[tuple[str, int, dict[str, Any]]]:
-    """Topic, event time and body of the shop's platform events: a catalogue and levels, then orders and views."""
+def events(days: int, seed: int = 1) -> Events:
+    """The shop's platform events: a catalogue and levels, then orders."""
     rng = np.random.default_rng(seed)
     for i in range(PRODUCTS):
         product, at = f"p{i}", START + i
@@ -80,6 +81,19 @@ def events(days: int, seed: int = 1) -> Iterator[tuple[str, int, dict[str, Any]]
             )
 
 
+def held_back(events: Events) -> Events:
+    """Orders of some hours come two days late."""
+    held: list[tuple[str, int, dict[str, Any]]] = []
+    for event in events:
+        if event[0] == "orders" and HELD[0] <= event[1] < HELD[1]:
+            held.append(event)
+            continue
+        if held and event[1] > START + 11 * DAY + 6 * HOUR:
+            yield from held
+            held = []
+        yield event
+
+
 def event(topic: str, at: int, body: dict[str, Any]) -> PlatformEvent:
     return PlatformEvent(topic, body.get("order_id") or body["product_id"], json.dumps(body).encode(), at)
 
@@ -88,7 +102,7 @@ def run_world(
     folder: Path,
     days: int = 14,
     live: bool = True,
-    spoilt: Callable[[Iterator[tuple[str, int, dict[str, Any]]]], Iterator[tuple[str, int, dict[str, Any]]]] = iter,
+    spoilt: Callable[[Events], Events] = iter,
     snapshot_after: int = 5,
 ) -> World:
     """Run all stages over the shop's events; `spoilt` may change what arrives, or when. Snapshots of every stage are

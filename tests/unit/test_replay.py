@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from streams.replay.plan import Change, Plan
 from streams.replay.running import Pace, Result
 from streams.signals.read_model import ReadModel
 from streams.stage import Message
-from tests.unit.replay_world import START, World, run_world
+from tests.unit.replay_world import START, Events, World, held_back, run_world
 
 ALL = ("windows", "inference", "labels", "learner", "signals")
 OUTSIDE = ("trend.scores", "signals.inventory", "signals.ads")
@@ -172,26 +172,11 @@ def _scores(messages: list[Message]) -> list[Score]:
 # --------------------------------------------------------------------------------------------------------------------
 # An hour of orders that came two days late.
 
-Events = Iterator[tuple[str, int, dict[str, Any]]]
-HELD = (START + 9 * DAY + 10 * HOUR, START + 9 * DAY + 15 * HOUR)
-
-
-def _held_back(events: Events) -> Events:
-    held: list[tuple[str, int, dict[str, Any]]] = []
-    for event in events:
-        if event[0] == "orders" and HELD[0] <= event[1] < HELD[1]:
-            held.append(event)
-            continue
-        if held and event[1] > START + 11 * DAY + 6 * HOUR:
-            yield from held
-            held = []
-        yield event
-
 
 @pytest.fixture(scope="module")
 def late_and_not(tmp_path_factory: pytest.TempPathFactory) -> tuple[World, World]:
     torch.set_num_threads(1)
-    late = run_world(tmp_path_factory.mktemp("late"), live=False, spoilt=_held_back)
+    late = run_world(tmp_path_factory.mktemp("late"), live=False, spoilt=held_back)
     return late, run_world(tmp_path_factory.mktemp("good"), live=False)
 
 
@@ -248,7 +233,7 @@ def _decisions(world: World, first: int) -> dict[str, Any]:
 
 
 def test_a_crash_in_the_middle_of_apply_would_leave_gaps_or_repeats(tmp_path: Path) -> None:
-    world = run_world(tmp_path, live=False, spoilt=_held_back)
+    world = run_world(tmp_path, live=False, spoilt=held_back)
     made = plan(world, start=9, to=None, late=True)
     run(world, made)
     found = pairs(made, MemoryLog(world.log), replaying.shadow_of(made, world.settings, ""))
@@ -263,7 +248,7 @@ def test_a_crash_in_the_middle_of_apply_would_leave_gaps_or_repeats(tmp_path: Pa
 
 
 def test_the_read_model_would_hold_what_was_said_first(tmp_path: Path) -> None:
-    world = run_world(tmp_path, spoilt=_held_back)
+    world = run_world(tmp_path, spoilt=held_back)
     model = ReadModel(world.settings.database_url)
     model.migrate()
     model.apply([m for topic in OUTSIDE for m in world.log.records(topic)])
