@@ -102,7 +102,7 @@ def make_plan(settings: Settings, log: Log, request: Request, now: int | None = 
             f"the range was scored by {len(models)} networks ({', '.join(sorted(models))}): plan a replay for each"
         )
     if change.head not in ("", LEARNT):
-        _require_head(log, change.head)
+        _require_head(log, change.head, next(iter(models), ""))
     if change.transform:
         load_transform(change.transform)
     plan = Plan(
@@ -138,7 +138,8 @@ def specs_of(plan: Plan, settings: Settings, log: Log) -> dict[str, StageSpec]:
     then = used(log, plan.partitions, plan.start, plan.to)
     if plan.chained and change.head in ("", LEARNT):
         live = None if change.model else {p: _at(*of) for p, of in then.live.items()}
-        inference = pipeline.inference_spec(settings, bundle, live_epochs=live)
+        since = plan.start if change.model else 0  # nothing was learnt under it before
+        inference = pipeline.inference_spec(settings, bundle, heads_since=since, live_epochs=live)
     else:
         recorded = {p: _instead(change, heads) for p, heads in then.heads.items()}
         inference = pipeline.inference_spec(settings, bundle, recorded)
@@ -330,8 +331,10 @@ def _instead(
     }
 
 
-def _require_head(log: Log, version: str) -> None:
+def _require_head(log: Log, version: str, model: str) -> None:
     known = [(m.key or b"").decode() for m in log.read(("model.heads", 0), *log.range(("model.heads", 0))) if m.value]
+    if version in known and not version.startswith(f"{model}-"):
+        raise ConfigurationError(f"head {version} is not one of network {model}, which scored the range")
     if version not in known:
         raise ConfigurationError(
             f"no head {version!r} in model.heads; the newest are {', '.join(known[-3:]) or 'none'}, and {LEARNT!r} "

@@ -12,7 +12,7 @@ import msgspec
 from streams.embedded import EmbeddedLog, EmbeddedRunner
 from streams.replay.cut import boundary
 from streams.replay.forks import Fork, Snapshots
-from streams.replay.log import Log
+from streams.replay.log import Log, skips, without
 from streams.replay.plan import Plan
 from streams.replay.rewriting import Rewriter
 from streams.replay.shadow import Shadow
@@ -49,6 +49,7 @@ class Chain:
         self._shadow = shadow
         self.written: dict[str, int] = {}  # records by topic
         self._stages: dict[tuple[str, TaskKey], Stage] = {}
+        self._passed_over = skips(log)
         self._specs = [specs[name] for name in plan.stages]
         self._inputs = {fork.task: _Input(fork, fork.start, rewriter()) for fork in plan.of(plan.stages[0])}
         self.total = sum(max(i.fork.end - i.fork.start, 0) for i in self._inputs.values())
@@ -187,11 +188,11 @@ class Chain:
     def _catch_up(self, stage: Stage, fork: Fork) -> None:
         """Fold published input for the state alone: all that belongs to days before the range."""
         if fork.stage != "learner":
-            for message in self._log.read(fork.task, fork.start, fork.begin):
+            for message in self._read(fork, fork.start, fork.begin):
                 stage.fold([message])
             return
         # All partitions lie in its one log, some of them ahead: what belongs to the range comes from the circuit.
-        for message in self._log.read(fork.task, fork.start, self._log.range(fork.task)[1]):
+        for message in self._read(fork, fork.start, self._log.range(fork.task)[1]):
             at = boundary(message)
             if 0 < at < self._plan.start or (not at and message.offset < fork.begin):
                 stage.fold([message])
@@ -201,12 +202,15 @@ class Chain:
             return
         for mine in self._inputs.values():
             if mine.rewriter is not None:
-                mine.rewriter.look_ahead(self._log.read(mine.fork.task, mine.fork.start, mine.fork.end))
+                mine.rewriter.look_ahead(self._read(mine.fork, mine.fork.start, mine.fork.end))
 
     def _merged(self) -> Iterator[Message]:
         """All partitions by record time: one that runs ahead would wait for heads that the others make."""
-        parts = [self._log.read(task, mine.position, mine.fork.end) for task, mine in sorted(self._inputs.items())]
+        parts = [self._read(mine.fork, mine.position, mine.fork.end) for _, mine in sorted(self._inputs.items())]
         return heapq.merge(*parts, key=lambda m: m.timestamp)
+
+    def _read(self, fork: Fork, start: int, end: int) -> Iterator[Message]:
+        return without(self._log.read(fork.task, start, end), self._passed_over.get(fork.stage, set()))
 
 
 def _boundary(output: Output) -> int:

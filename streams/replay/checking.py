@@ -11,7 +11,7 @@ from streams.codecs import decode
 from streams.records import CLOSES, MATURED, PREDICTIONS
 from streams.replay.cut import boundary, cut, is_correction
 from streams.replay.forks import Fork
-from streams.replay.log import Log
+from streams.replay.log import Log, Place, without
 from streams.replay.plan import OUTPUTS
 from streams.stage import Message, Output, Stage, TaskKey
 
@@ -32,7 +32,9 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True):
 class Check:
     """One task: its input is folded, and each output met by the next record that the task published."""
 
-    def __init__(self, fork: Fork, stage: Stage, log: Log, start: int, to: int) -> None:
+    def __init__(
+        self, fork: Fork, stage: Stage, log: Log, start: int, to: int, passed_over: set[Place] | None = None
+    ) -> None:
         self.fork = fork
         self.total = max(fork.end - fork.start, 0)
         self.position = fork.start
@@ -42,13 +44,15 @@ class Check:
         self._stage = stage
         self._log = log
         self._start, self._to = start, to
+        self._passed_over = passed_over or set()
         self._begun = False
         self._published: dict[TaskKey, _Published] = {}
 
     def step(self, records: int) -> int:
         """Fold some records; offsets that this went on, 0 at the end."""
         before = self.position
-        for number, message in enumerate(self._log.read(self.fork.task, self.position, self.fork.end), start=1):
+        messages = without(self._log.read(self.fork.task, self.position, self.fork.end), self._passed_over)
+        for number, message in enumerate(messages, start=1):
             self._fold(message)
             self.position = message.offset + 1
             if self.difference is not None:

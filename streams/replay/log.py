@@ -9,9 +9,13 @@ from typing import Any, Protocol
 from confluent_kafka import KafkaError, TopicPartition
 
 from streams import kafka
+from streams.codecs import decode_json
 from streams.embedded import EmbeddedLog
 from streams.errors import UnreachableError
+from streams.records import Skip
 from streams.stage import Message, TaskKey
+
+Place = tuple[str, int, int]  # topic, partition, offset
 
 
 class Log(Protocol):
@@ -86,6 +90,21 @@ class MemoryLog:
 
     def read(self, task: TaskKey, start: int, end: int) -> Iterator[Message]:
         return (m for m in list(self._log.records(*task)) if start <= m.offset < end)
+
+
+def skips(log: Log) -> dict[str, set[Place]]:
+    """By stage, the records that it passes over by command: in a replay, too."""
+    found: dict[str, set[Place]] = {}
+    task = ("trend.skips", 0)
+    for message in log.read(task, *log.range(task)):
+        if message.value is not None:
+            skip = decode_json(message.value, Skip)
+            found.setdefault(skip.stage, set()).add((skip.topic, skip.partition, skip.offset))
+    return found
+
+
+def without(messages: Iterator[Message], passed_over: set[Place]) -> Iterator[Message]:
+    return (m for m in messages if (m.topic, m.partition, m.offset) not in passed_over)
 
 
 _GROUP = "trendstream.replay"

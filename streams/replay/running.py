@@ -14,7 +14,7 @@ from streams.errors import ReplayError
 from streams.replay.chain import Chain
 from streams.replay.checking import Check, Difference
 from streams.replay.forks import Snapshots
-from streams.replay.log import Log
+from streams.replay.log import Log, skips
 from streams.replay.plan import Plan
 from streams.replay.rewriting import Rewriter
 from streams.replay.shadow import Shadow
@@ -167,7 +167,8 @@ class Run:
         fork = self.plan.forks[index]
         spec = self.specs[fork.stage]
         stage = spec.make(fork.task) if blobs else Snapshots(self.log, spec, self.plan.partitions).restore(fork)
-        check = Check(fork, stage, self.log, self.plan.start, self.plan.to)
+        passed_over = skips(self.log).get(fork.stage)
+        check = Check(fork, stage, self.log, self.plan.start, self.plan.to, passed_over)
         if blobs:
             check.load(blobs)
         return check

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,10 +18,11 @@ import torch
 from deploy import replaying
 from deploy.lineage import LineageError, lineage
 from deploy.replaying import Request
+from model.registry import save_bundle
 from streams.calendars import DAY, HOUR
-from streams.codecs import decode, decode_json, encode_batch
+from streams.codecs import decode, decode_json, encode_batch, encode_json
 from streams.errors import ReplayError
-from streams.records import OUTCOMES, WINDOWS, Head, InventorySignal, Score, WindowKind
+from streams.records import OUTCOMES, WINDOWS, Head, InventorySignal, Score, Skip, WindowKind
 from streams.replay.corrections import corrections
 from streams.replay.diff import Differ
 from streams.replay.log import MemoryLog
@@ -30,6 +32,7 @@ from streams.replay.running import Pace, Result
 from streams.signals.read_model import ReadModel
 from streams.stage import Message
 from tests.unit.replay_world import START, Events, World, held_back, run_world
+from tests.unit.synthetic_windows import lively_bundle
 
 ALL = ("windows", "inference", "labels", "learner", "signals")
 OUTSIDE = ("trend.scores", "signals.inventory", "signals.ads")
@@ -39,6 +42,11 @@ OUTSIDE = ("trend.scores", "signals.inventory", "signals.ads")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     torch.set_num_threads(1)
     return run_world(tmp_path_factory.mktemp("world"))
+
+
+def copied(world: World) -> World:
+    """To write into, while other tests use the world itself."""
+    return World(copy.deepcopy(world.log), world.settings, world.bundle)
 
 
 def plan(world: World, start: int = 8, to: int | None = 12, **change: Any) -> Plan:
@@ -93,8 +101,8 @@ def test_a_replay_of_everything_would_need_a_snapshot(world: World) -> None:
 
 
 @pytest.mark.parametrize(("topic", "stage"), [("trend.windows", "windows"), ("trend.predictions", "inference")])
-def test_a_record_that_is_not_its_fold_would_go_unnamed(tmp_path: Path, topic: str, stage: str) -> None:
-    world = run_world(tmp_path)
+def test_a_record_that_is_not_its_fold_would_go_unnamed(world: World, topic: str, stage: str) -> None:
+    world = copied(world)
     log = world.log.records(topic, 0)
     at = next(i for i, m in enumerate(log) if _ends(m) == START + 9 * DAY)
     log[at] = _spoilt(log[at])
@@ -165,6 +173,35 @@ def test_a_pinned_head_would_score_other_windows_than_those_of_the_bad_one(world
     assert set(found.causes) == {"head"}
 
 
+def test_another_network_would_not_score_under_the_ids_that_were_published(late_and_not: tuple[World, World]) -> None:
+    world = copied(late_and_not[1])
+    other = lively_bundle(seed=9)
+    save_bundle(other, world.settings.model_dir)
+    made = plan(world, start=9, to=None, model=other.version)
+    assert run(world, made).waiting == 0
+    replayed = _scores(shadow(world, made, "trend.scores"))
+    assert {s.model for s in replayed} == {other.version}
+    assert len({s.head for s in replayed}) > 2, "it learns along"
+    found = Differ(made).diff(pairs(made, MemoryLog(world.log), replaying.shadow_of(made, world.settings, "")))
+    assert set(found.causes) == {"model"}
+    ids = {s.score_id for s in _scores(world.log.records("trend.scores"))}
+    sent = _scores([m for m in apply(world, made) if m.topic == "trend.scores"])
+    assert sent
+    assert {s.score_id for s in sent} <= ids
+    assert {(s.model, s.revision, s.replay) for s in sent} == {(other.version, 1, made.replay)}
+
+
+def test_a_record_that_the_stage_passed_over_would_be_folded(late_and_not: tuple[World, World]) -> None:
+    world = copied(late_and_not[1])
+    offset = next(m.offset for m in world.log.records("trend.predictions", 0) if _ends(m) == START + 8 * DAY)
+    skip = Skip(stage="signals", topic="trend.predictions", partition=0, offset=offset, reason="", by="", at=0)
+    assert run(world, plan(world, start=8, to=10, stages=("signals",))).difference() is None
+    world.log.append("trend.skips", 0, encode_json(skip), None, 0)
+    found = run(world, plan(world, start=8, to=10, stages=("signals",))).difference()
+    assert found is not None, "what it has said of that record is not given any more"
+    assert found.topic == "signals.inventory"
+
+
 def _scores(messages: list[Message]) -> list[Score]:
     return [decode_json(m.value or b"", Score) for m in messages]
 
@@ -196,7 +233,7 @@ def _rows(messages: list[Message], record: Any) -> dict[tuple[Any, ...], str]:
 def test_windows_outcomes_and_signals_would_differ_from_a_run_in_which_nothing_was_late(
     late_and_not: tuple[World, World],
 ) -> None:
-    late, good = late_and_not
+    late, good = copied(late_and_not[0]), late_and_not[1]
     made = plan(late, start=9, to=None, late=True)
     result = run(late, made)
     assert result.touched
@@ -232,8 +269,8 @@ def _decisions(world: World, first: int) -> dict[str, Any]:
     return {i: {k: v for k, v in fields.items() if k not in left_out} for i, (_, fields) in sorted(held.items())}
 
 
-def test_a_crash_in_the_middle_of_apply_would_leave_gaps_or_repeats(tmp_path: Path) -> None:
-    world = run_world(tmp_path, live=False, spoilt=held_back)
+def test_a_crash_in_the_middle_of_apply_would_leave_gaps_or_repeats(late_and_not: tuple[World, World]) -> None:
+    world = copied(late_and_not[0])
     made = plan(world, start=9, to=None, late=True)
     run(world, made)
     found = pairs(made, MemoryLog(world.log), replaying.shadow_of(made, world.settings, ""))
@@ -309,8 +346,7 @@ def test_a_transform_would_move_products_that_it_does_not_touch(tmp_path: Path) 
     assert set(found.causes) == {"transform"}
 
 
-def test_a_transform_that_fails_would_not_say_where(tmp_path: Path) -> None:
-    world = run_world(tmp_path, days=12)
+def test_a_transform_that_fails_would_not_say_where(world: World) -> None:
     made = plan(world, start=9, to=None, transform=".nothing.of.that | error")
     with pytest.raises(ReplayError, match=r"the transform fails on shop:p\d of trend.events/\d offset \d+"):
         run(world, made)
@@ -364,8 +400,8 @@ def _of(message: Message) -> tuple[str, int]:
     return message.topic, message.partition
 
 
-def test_a_window_that_is_not_what_its_events_give_would_pass(tmp_path: Path) -> None:
-    world = run_world(tmp_path, days=12)
+def test_a_window_that_is_not_what_its_events_give_would_pass(world: World) -> None:
+    world = copied(world)
     log = world.log.records("trend.windows", 0)
     at = next(i for i, m in enumerate(log) if _ends(m) == START + 9 * DAY)
     log[at] = _spoilt(log[at])
