@@ -94,10 +94,12 @@ def test_the_same_versions_would_not_give_what_was_published(world: World) -> No
     assert all(fork.snapshot > 0 for fork in made.forks if fork.stage in ("windows", "labels", "learner"))
 
 
-def test_a_replay_of_everything_would_need_a_snapshot(world: World) -> None:
-    result = run(world, plan(world, start=1, to=None))
+def test_a_replay_of_the_first_days_would_need_a_snapshot(world: World) -> None:
+    made = plan(world, start=1, to=3)
+    assert all(fork.snapshot < 0 and not fork.start for fork in made.forks if fork.stage == "windows")
+    result = run(world, made)
     assert result.difference() is None
-    assert sum(c.records for c in result.checked) > 900
+    assert sum(c.records for c in result.checked) > 100
 
 
 @pytest.mark.parametrize(("topic", "stage"), [("trend.windows", "windows"), ("trend.predictions", "inference")])
@@ -139,14 +141,14 @@ def test_the_whole_circuit_would_not_give_what_was_published(world: World) -> No
 
 
 def test_a_replay_that_was_stopped_anywhere_would_end_otherwise(world: World) -> None:
-    whole, parts = plan(world, late=True), plan(world, late=True)
+    whole, parts = plan(world, to=10, late=True), plan(world, to=10, late=True)
     run(world, whole)
     parts = msgspec.structs.replace(parts, replay="parts")
     replaying.save_plan(parts, world.settings)
     rounds = 0
     while not run(world, parts, _after(4)).done:
         rounds += 1
-    assert rounds > 5
+    assert rounds > 4
     for topic in whole.writes():
         one, other = shadow(world, whole, topic), shadow(world, parts, topic)
         assert [(m.partition, m.key, m.value) for m in one] == [(m.partition, m.key, m.value) for m in other], topic
