@@ -23,6 +23,7 @@ from featurizers.pictures import PictureError, PictureReader, decode_picture
 from featurizers.projection import Projection, fit, random_projection, save_projection
 from featurizers.text import TextEncoder
 from model.dataset import Dataset, collect
+from model.network import Network
 from model.parallel import Alone
 from model.registry import Bundle, save_bundle
 from model.train import Progress as TrainProgress
@@ -146,6 +147,7 @@ def train_bundle(
     config: TrainConfig | None = None,
     progress: TrainProgress | None = None,
     workers: Alone | None = None,
+    teacher: Network | None = None,
 ) -> tuple[Bundle, Path]:
     """Train on the history's windows, and save network, starting heads and projections in the model folder.
 
@@ -158,7 +160,7 @@ def train_bundle(
     dataset = workers.from_first(collect(history.windows, chosen.dataset))
     logs = settings.model_dir / LOGS / f"{chosen.network.network}-{chosen.network.task}-{chosen.seed}"
     with TrainingLog(logs, progress) as log:
-        bundle = train_on(dataset, chosen, log, settings.model_dir / CHECKPOINT, workers)
+        bundle = train_on(dataset, chosen, log, settings.model_dir / CHECKPOINT, workers, teacher)
     encoders = history.encoders
     bundle = replace(
         bundle,
@@ -174,8 +176,8 @@ def train_bundle(
     return bundle, path
 
 
-def help_training(settings: Settings, config: TrainConfig, workers: Alone) -> None:
+def help_training(settings: Settings, config: TrainConfig, workers: Alone, teacher: Network | None) -> None:
     """Train with the process that folds the history, and leave the rest to it."""
     dataset: Dataset | None = workers.from_first(None)
     assert dataset is not None, "the first process sends it"
-    train_on(dataset, config, None, settings.model_dir / CHECKPOINT, workers)
+    train_on(dataset, config, None, settings.model_dir / CHECKPOINT, workers, teacher)

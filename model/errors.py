@@ -15,3 +15,7 @@ class RegistryError(ModelError):
 
 class ScoringError(ModelError):
     """A window cannot be scored as asked."""
+
+
+class ExportError(ModelError):
+    """A network cannot be exported, or an export does not say what its network says."""

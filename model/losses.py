@@ -13,8 +13,9 @@ from model.dataset import Dataset
 from model.features import Doubles
 from model.network import BUCKETS, Answer, Batch
 from streams import negative_binomial
-from streams.records import HORIZONS, THRESHOLDS, Trend
+from streams.records import DELAYS, HORIZONS, THRESHOLDS, Trend
 
+TEACHING = 10.0  # weight of a teacher against the sales
 LEVELS = (0.1, 0.5, 0.9)  # of the weighted quantile loss
 
 
@@ -27,12 +28,13 @@ class TrainRows:
     daily: Tensor  # [n, AHEAD] float, -1 where there is no label
     trend: Tensor  # [n, horizons] int64 trend class, -1 where there is no label
     sales_class: Tensor  # [n] int64
+    taught: Tensor | None = None  # [n, DELAYS + HORIZONS] f and spread of a teacher
 
     def __len__(self) -> int:
         return len(self.sales_class)
 
     def take(self, rows: Tensor) -> TrainRows:
-        columns = {name: t[rows] for name, t in vars(self).items() if name != "inputs"}
+        columns = {name: t[rows] for name, t in vars(self).items() if name != "inputs" and t is not None}
         return TrainRows(self.inputs.take(rows), **columns)
 
     def whole(self) -> tuple[Tensor, Tensor]:
@@ -86,6 +88,13 @@ def losses(task: str, answer: Answer, rows: TrainRows, r: Tensor) -> Tensor:
     if task == "regression":
         return (mean.log1p() - total.log1p()) ** 2
     return negative_log_likelihood(total, mean, shape)
+
+
+def missed(answer: Answer, taught: Tensor) -> Tensor:
+    """[n, horizons] how far an answer is from the teacher's: squared log units, weighed so that they outdo the noise of
+    single sales."""
+    error = (torch.cat([answer.f, answer.spread], dim=1) - taught) ** 2
+    return TEACHING * (error[:, :DELAYS] + error[:, DELAYS:])
 
 
 def accumulate(buckets: Tensor) -> Tensor:

@@ -189,7 +189,7 @@ class Network(nn.Module):
         """[n, members, …] what the members make of series and context: most of the work, and all that does not hang on
         the modalities beside behaviour."""
         keep = batch.present[:, Modality.BEHAVIOR].to(batch.days.dtype)[:, None]  # [n, 1] 0: no views, no carts
-        series = torch.ones(len(keep), 1, len(DAY_SERIES), device=keep.device)
+        series = keep.new_ones(len(keep), 1, len(DAY_SERIES))
         series[:, 0, BEHAVIOUR] = keep
         days, hours = batch.days * series, batch.hours * series[:, :, : len(SERIES)]
         context = [batch.context[:, :BEHAVIOUR_CONTEXT] * keep, batch.context[:, BEHAVIOUR_CONTEXT:]]

@@ -19,13 +19,14 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from model.dispersion import DISPERSION
-from model.errors import ModelError, RegistryError
+from model.errors import ExportError, ModelError, RegistryError
+from model.export import Export, Lowered, Probe, difference
 from model.features import Doubles
 from model.network import Network, NetworkConfig, make_network
 from streams.records import HORIZONS, SalesClass
 
 FORMAT = 2
-WEIGHTS, MANIFEST = "weights.safetensors", "manifest.json"
+WEIGHTS, MANIFEST, PROBE = "weights.safetensors", "manifest.json", "probe.safetensors"
 
 
 class _Manifest(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,6 +39,7 @@ class _Manifest(msgspec.Struct, frozen=True, kw_only=True):
     encoders: dict[str, str]
     trained_until: int
     report: dict[str, Any]
+    export: Export | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +53,8 @@ class Bundle:
     encoders: dict[str, str] = field(default_factory=dict)  # text and image: what its vectors were made by
     trained_until: int = 0  # end of the newest window it has seen; 0 = untrained
     report: dict[str, Any] = field(default_factory=dict)  # how training went; not part of the version
+    probe: Probe | None = None  # windows to compare exports on; not part of the version
+    export: Export | None = None  # `network` is Lowered, and the probe's answers are those of the network it is of
 
     def __post_init__(self) -> None:
         self.network.eval()
@@ -66,6 +70,8 @@ class Bundle:
 
 
 def _weights(bundle: Bundle) -> bytes:
+    if isinstance(bundle.network, Lowered):
+        return save_tensors(bundle.network.stored())
     return save_tensors({name: t.detach().cpu().contiguous() for name, t in bundle.network.state_dict().items()})
 
 
@@ -102,10 +108,13 @@ def save_bundle(bundle: Bundle, folder: Path) -> Path:
         encoders=bundle.encoders,
         trained_until=bundle.trained_until,
         report=bundle.report,
+        export=bundle.export,
     )
     path = folder / bundle.version
     path.mkdir(parents=True, exist_ok=True)
     _replace(path / WEIGHTS, _weights(bundle))
+    if bundle.probe is not None:
+        _replace(path / PROBE, save_tensors(bundle.probe.tensors()))
     # The manifest comes last: a folder without one is a save that did not end.
     encoded = msgspec.json.encode(manifest, order="deterministic")
     _replace(path / MANIFEST, msgspec.json.format(encoded, indent=2) + b"\n")
@@ -123,11 +132,16 @@ def load_bundle(path: Path, device: str = "cpu") -> Bundle:
     manifest = _manifest(path)
     try:
         config = NetworkConfig(**manifest.config)  # type: ignore[arg-type]
-        network = make_network(config, 0)
-        network.load_state_dict(load_tensors((path / WEIGHTS).read_bytes()))
+        network, weights = make_network(config, 0), load_tensors((path / WEIGHTS).read_bytes())
+        if manifest.export:
+            network = Lowered(network, manifest.export.kind)
+            network.restore(weights)
+        else:
+            network.load_state_dict(weights)
+        probe = Probe.of(load_tensors((path / PROBE).read_bytes())) if (path / PROBE).is_file() else None
         dispersion = np.array(manifest.dispersion, np.float64).reshape(len(HORIZONS), len(SalesClass))
         hour_profile = np.array(manifest.hour_profile, np.float64).reshape(24)
-    except (OSError, SafetensorError, RuntimeError, TypeError, ValueError, ModelError) as error:
+    except (OSError, SafetensorError, RuntimeError, TypeError, ValueError, KeyError, ModelError) as error:
         raise RegistryError(f"{path} holds no usable network: {error}; train again or take another bundle") from error
     bundle = Bundle(
         network.to(device),
@@ -137,13 +151,32 @@ def load_bundle(path: Path, device: str = "cpu") -> Bundle:
         manifest.encoders,
         manifest.trained_until,
         manifest.report,
+        probe,
+        manifest.export,
     )
     if bundle.version != manifest.version:
         raise RegistryError(
             f"{path} says it is {manifest.version} but its content is {bundle.version}: "
             "it was changed after training; take another bundle"
         )
+    if bundle.export is not None:
+        check_export(bundle)
     return bundle
+
+
+def check_export(bundle: Bundle) -> float:
+    """The largest difference of f from the network that an export is of. Raises ExportError beyond its tolerance."""
+    assert bundle.export is not None
+    if bundle.probe is None:
+        raise ExportError(f"{bundle.version} has no {PROBE} to compare it on; export {bundle.export.of} again")
+    found = difference(bundle.network, bundle.probe)
+    if not found <= bundle.export.tolerance:
+        raise ExportError(
+            f"{bundle.version}, the {bundle.export.kind} export of {bundle.export.of}, differs from it by {found:.2g} "
+            f"in log units on this machine, and states {bundle.export.tolerance:g}; use {bundle.export.of} itself, or "
+            "export with a higher tolerance"
+        )
+    return found
 
 
 def _manifest(path: Path) -> _Manifest:

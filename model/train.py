@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,9 @@ from model.augmentation import Augmentation, augmented
 from model.checkpoint import Checkpoint, load_optimizer, optimizer_tensors, read_checkpoint, write_checkpoint
 from model.dataset import Dataset, DatasetConfig, collect, split
 from model.dispersion import horizon_dispersion
+from model.export import probe_of
 from model.features import Doubles
-from model.losses import TrainRows, accumulate, labelled, losses, quantile_loss, training_rows
+from model.losses import TrainRows, accumulate, labelled, losses, missed, quantile_loss, training_rows
 from model.network import Answer, Network, NetworkConfig, make_network
 from model.parallel import Alone
 from model.registry import Bundle
@@ -84,13 +85,18 @@ def train_on(
     progress: Progress | None = None,
     checkpoint: Path | None = None,
     workers: Alone | None = None,
+    teacher: Network | None = None,
 ) -> Bundle:
-    """`checkpoint` is the file that an interrupted training goes on from; `workers` the processes that share it."""
+    """`checkpoint` is the file that an interrupted training goes on from; `workers` the processes that share it; from a
+    `teacher` of the task count a smaller network learns what its sales alone would not tell it."""
     workers = workers or Alone()
     training, validation = split(dataset, config.dataset)
     device = torch.device(config.device)
     network = make_network(config.network, config.seed).to(device)
     rows, checks = training_rows(training, device), training_rows(validation, device)
+    if teacher is not None:
+        taught = answer_all(teacher.to(device), rows, config.batch_rows)
+        rows = replace(rows, taught=torch.cat([taught.f, taught.spread], dim=1))
     nothing = np.zeros((len(training), DELAYS))
     # The baseline's own r: the loss knows which rows are noisy before it starts.
     r = torch.from_numpy(horizon_dispersion([(training, nothing, nothing)])[0]).float().to(device)
@@ -103,7 +109,7 @@ def train_on(
         network,
         optimizer,
         checkpoint if workers.rank == 0 else None,
-        _fingerprint(dataset, config, workers),
+        _fingerprint(dataset, config, workers, rows.taught),
         config.seed,
     )
     if not run.resume(checkpoint):
@@ -153,6 +159,8 @@ def _step(
     mine = batch.take(part)
     answers = network.answers(network.read(mine.inputs), mine.inputs)
     each = [losses(task, answer, mine, r) for answer in answers]
+    if mine.taught is not None:
+        each = [loss + missed(answer, mine.taught) for loss, answer in zip(each, answers, strict=True)]
     loss = (torch.stack(each) * weight[part]).sum()
     optimizer.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]
@@ -275,8 +283,10 @@ def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
 
 
-def _fingerprint(dataset: Dataset, config: TrainConfig, workers: Alone) -> str:
+def _fingerprint(dataset: Dataset, config: TrainConfig, workers: Alone, taught: Tensor | None) -> str:
     digest = hashlib.sha256(repr((config, workers.size)).encode())
+    if taught is not None:
+        digest.update(taught.cpu().numpy().tobytes())
     columns = {**vars(dataset.features), **{n: c for n, c in vars(dataset).items() if isinstance(c, np.ndarray)}}
     for column in columns.values():
         digest.update(repr(column.tolist()).encode() if column.dtype == object else np.ascontiguousarray(column).data)
@@ -324,6 +334,7 @@ def _bundle(
         encoders=training.encoders,
         trained_until=int(validation.end.max()),
         report=report,
+        probe=probe_of(network.eval(), validation.features),
     )
 
 

@@ -22,6 +22,7 @@ COMMANDS = {
     "worker": "Run a stage on Kafka until SIGTERM.",
     "load": "Replay data into the platform topics in event-time order.",
     "train": "Train the network and the starting heads from history.",
+    "export": "Make a trained network smaller or faster.",
     "backtest": "Train on the first part, run the loop over the rest, report.",
     "status": "Show how every stage stands: lag, watermarks, heads, snapshots.",
     "lag": "Show what is left to read, partition by partition.",

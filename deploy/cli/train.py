@@ -56,7 +56,11 @@ Learns = Annotated[
     ),
 ]
 Seed = Annotated[int, typer.Option(help="The same seed on the same kind of device gives the same weights.")]
-_KIND = Kind.CNN
+Width = Annotated[int, typer.Option(min=4, max=1024, help="Numbers that the series of a window become.")]
+Teacher = Annotated[
+    Path | None, typer.Option(metavar="BUNDLE", help="A larger network to learn from too, for a small --width.")
+]
+_KIND, _WIDTH = Kind.CNN, 64
 
 
 @train.command("complete-journey")
@@ -67,13 +71,20 @@ def train_complete_journey(
     network: Sequences = _KIND,
     task: Learns = Task.COUNT,
     seed: Seed = 0,
+    width: Width = _WIDTH,
+    teacher: Teacher = None,
     model_dir: ModelDir = None,
 ) -> None:
     """The year of grocery sales that comes with trendstream, simulated by its authors."""
     from deploy.sources.complete_journey import CompleteJourney
 
     day = date("--until", until)
-    _run(CompleteJourney(products, ranked_before=day), day, model_dir, _Training(network, task, epochs, seed))
+    _run(
+        CompleteJourney(products, ranked_before=day),
+        day,
+        model_dir,
+        _Training(network, task, epochs, seed, width, teacher),
+    )
 
 
 @train.command("olist")
@@ -84,12 +95,14 @@ def train_olist(
     network: Sequences = _KIND,
     task: Learns = Task.COUNT,
     seed: Seed = 0,
+    width: Width = _WIDTH,
+    teacher: Teacher = None,
     model_dir: ModelDir = None,
 ) -> None:
     """The Olist marketplace, from the published files in DIR."""
     from deploy.sources.olist import Olist
 
-    _run(Olist(data), date("--until", until), model_dir, _Training(network, task, epochs, seed))
+    _run(Olist(data), date("--until", until), model_dir, _Training(network, task, epochs, seed, width, teacher))
 
 
 @train.command("files")
@@ -100,12 +113,14 @@ def train_files(
     network: Sequences = _KIND,
     task: Learns = Task.COUNT,
     seed: Seed = 0,
+    width: Width = _WIDTH,
+    teacher: Teacher = None,
     model_dir: ModelDir = None,
 ) -> None:
     """Your own events: DIR holds orders.ndjson and the like, as `trendstream load files` takes them."""
     from deploy.sources.files import FilesSource
 
-    _run(FilesSource(data), date("--until", until), model_dir, _Training(network, task, epochs, seed))
+    _run(FilesSource(data), date("--until", until), model_dir, _Training(network, task, epochs, seed, width, teacher))
 
 
 @dataclass(frozen=True)
@@ -114,12 +129,14 @@ class _Training:
     task: Task
     epochs: int
     seed: int
+    width: int
+    teacher: Path | None
 
     def on(self, device: str) -> TrainConfig:
         from model.network import NetworkConfig
         from model.train import TrainConfig
 
-        network = NetworkConfig(self.network.value, self.task.value)
+        network = NetworkConfig(self.network.value, self.task.value, width=self.width, hidden=2 * self.width)
         return TrainConfig(network=network, epochs=self.epochs, seed=self.seed, device=device)
 
 
@@ -128,17 +145,19 @@ def _run(source: Source, day: dt.date, model_dir: Path | None, training: _Traini
     from deploy.cli.progress import show_parts
     from deploy.processes import processes
     from deploy.training import before, help_training, start_history, train_bundle, with_pictures
+    from model.registry import load_bundle
 
     settings = with_pictures(load_settings(model_dir=model_dir), source)
     until = instant(source, day)
+    teacher = load_bundle(training.teacher).network if training.teacher else None
     with processes(pipeline.device(settings)) as (workers, device), show_parts(Console(stderr=True)) as watch:
         if workers.rank:
-            help_training(settings, training.on(device), workers)
+            help_training(settings, training.on(device), workers, teacher)
             return
         watch.part("reading the data and the encoders", 0)
         history = start_history(source, settings, until)
         watch.part("folding the history into windows", source.estimate)
         history.feed(before(source, until), watch.done)
         watch.part("training the network", 0)
-        bundle, path = train_bundle(history, settings, training.on(device), watch.trained, workers)
+        bundle, path = train_bundle(history, settings, training.on(device), watch.trained, workers, teacher)
     sys.stdout.write(f"{bundle.version}\t{path}\n")

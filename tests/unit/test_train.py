@@ -18,18 +18,20 @@ from safetensors.torch import load_file, save
 from model.dataset import Dataset, DatasetConfig, collect, split
 from model.dispersion import DISPERSION, fit_dispersion, horizon_dispersion
 from model.errors import DatasetError, RegistryError
+from model.losses import training_rows
 from model.network import NETWORKS, TASKS, NetworkConfig, make_network
 from model.registry import Bundle
 from model.train import (
     Step,
     TrainConfig,
+    answer_all,
     train,
     train_on,
 )
 from streams import negative_binomial
 from streams.calendars import DAY
 from streams.records import DELAYS, HORIZONS, SalesClass
-from tests.unit.synthetic_windows import START, history
+from tests.unit.synthetic_windows import START, history, lively_bundle
 from tests.unit.train_together import TOGETHER
 
 PRODUCTS, CLOSE_DAYS = 40, 110
@@ -177,6 +179,16 @@ def test_a_network_or_a_task_would_not_learn(medium: Dataset, kind: str, task: s
     own = "loss" if task == "classification" else "weighted_quantile_loss_1"
     assert min(loss[own] for loss in losses) < 0.8 * losses[0][own]
     assert ("weighted_quantile_loss_1" in losses[0]) == (task != "classification"), "it gives no units"
+
+
+def test_a_small_network_would_not_learn_from_a_large_one(medium: Dataset) -> None:
+    teacher = lively_bundle(config=NetworkConfig("cnn")).network  # what it says is not in the sales
+    config = replace(SMALL, learning_rate=6e-3, batch_rows=32, epochs=2, patience=1.0)
+    alone, taught = train_on(medium, config), train_on(medium, config, teacher=teacher)
+    rows = training_rows(split(medium, config.dataset)[1], torch.device("cpu"))
+    expected = answer_all(teacher, rows, 64).f
+    far, near = (float((answer_all(b.network, rows, 64).f - expected).abs().mean()) for b in (alone, taught))
+    assert near < 0.8 * far
 
 
 def test_training_would_not_find_that_views_lead_sales_by_a_day(dataset: Dataset) -> None:
