@@ -19,6 +19,10 @@ class ReplayError(DeployError):
     """Events could not be handed to the broker."""
 
 
+class EvaluationError(DeployError, ConfigurationError):
+    """The data do not allow the evaluation that was asked for."""
+
+
 class TopicError(DeployError):
     """A topic is missing, or is not what the table of topics says."""
 
@@ -30,6 +34,7 @@ class RedriveError(DeployError):
 __all__ = [
     "ConfigurationError",
     "DeployError",
+    "EvaluationError",
     "LocalKafkaError",
     "RedriveError",
     "ReplayError",

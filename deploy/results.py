@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from deploy.error_metrics import moving_average, seasonal_naive, wape
+from model.error_metrics import moving_average, seasonal_naive, wape
 from streams.codecs import Rows, decode
 from streams.records import (
     CHANNELS,

@@ -115,20 +115,26 @@ def remaining(mean: Floats, r: Floats, seen: Floats, share: Floats) -> tuple[Flo
     return np.maximum(rest * factor, LEAST), np.clip(left, 1e-6, negative_binomial.MAX_R)
 
 
-def classify(total: Floats, r: Floats, thresholds: Ints, conformal: Floats, seen: Floats) -> Floats:
-    """Probabilities [n, horizons, classes] of sums with mean `total` and r [n, horizons], `seen` units [n] ahead.
+def at_most(k: Floats, horizon: int, total: Floats, r: Floats, conformal: Floats) -> Floats:
+    """Calibrated F(k) of the sum over a horizon; k [n, m], total and r [n, horizons], conformal [horizons, knots].
 
     A longer horizon never has fewer units than a shorter one: its distribution function is the least of theirs, as its
     quantiles are the largest.
     """
+    below = np.ones_like(k)
+    for h in range(horizon + 1):
+        own = negative_binomial.cdf(k, total[:, h, None], r[:, h, None])
+        below = np.minimum(below, backward(conformal[h], own))
+    return below
+
+
+def classify(total: Floats, r: Floats, thresholds: Ints, conformal: Floats, seen: Floats) -> Floats:
+    """Probabilities [n, horizons, classes] of sums with mean `total` and r [n, horizons], `seen` units [n] ahead."""
     out = np.empty((len(total), DELAYS, len(CLASSES)))
     for h in range(DELAYS):
         k = thresholds[:, h].astype(np.float64)  # [n, 3]
         last = np.stack([k[:, _SURGE] - 1, k[:, _RISE] - 1, k[:, _FALL]], axis=1)
-        below = np.ones_like(last)  # F
-        for shorter in range(h + 1):
-            own = negative_binomial.cdf(last - seen[:, None], total[:, shorter, None], r[:, shorter, None])
-            below = np.minimum(below, backward(conformal[shorter], own))
+        below = at_most(last - seen[:, None], h, total, r, conformal)
         surge = np.where(k[:, _SURGE] < 0, 1.0, below[:, 0])
         rise = np.minimum(np.where(k[:, _RISE] < 0, 1.0, below[:, 1]), surge)
         fall = np.minimum(np.where(k[:, _FALL] < 0, 0.0, below[:, 2]), rise)

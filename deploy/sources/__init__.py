@@ -12,6 +12,7 @@ from streams.calendars import Platform
 
 COMPLETE_JOURNEY = Platform("complete-journey", "America/New_York", "USD", "US")
 OLIST = Platform("olist", "America/Sao_Paulo", "BRL", "BR")
+UCI = Platform("uci", "Europe/London", "GBP", "GB")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,4 +74,4 @@ def describe_span(first: int, last: int, platform: Platform) -> dict[str, object
     }
 
 
-__all__ = ["COMPLETE_JOURNEY", "OLIST", "PlatformEvent", "Source", "Span", "describe_span"]
+__all__ = ["COMPLETE_JOURNEY", "OLIST", "UCI", "PlatformEvent", "Source", "Span", "describe_span"]

@@ -36,6 +36,7 @@ from deploy.sources.simulated import (
     simulate_levels,
     simulate_pictures,
     simulate_reviews,
+    uniform,
     write_review,
 )
 
@@ -86,7 +87,8 @@ def read_tables() -> Tables:
 class CompleteJourney:
     """The `products` best-selling products by the piece, over the days of `span`.
 
-    Products are ranked by the units of the whole year, or of the days before `ranked_before`. What is simulated always
+    Products are ranked by the units of the whole year, or of the days before `ranked_before`; `others` more are drawn
+    evenly by a hash from all that are not among them, sold in those days or not. What is simulated always
     begins with the year, so that two spans beside each other play the same events as one over both; a product's
     catalogue record, picture and level come with its first sale in the span.
     """
@@ -95,6 +97,8 @@ class CompleteJourney:
     span: Span = field(default_factory=Span)
     ranked_before: dt.date | None = None
     simulation: Simulation = field(default_factory=Simulation)
+    others: int = 0
+    bare: bool = False  # sales, catalogue and promotions alone, nothing that is simulated here
     read: Callable[[], Tables] = field(default=read_tables, repr=False)
 
     @property
@@ -109,7 +113,8 @@ class CompleteJourney:
     def _plan(self) -> _Plan:
         begin, end = self.span.instants(PLATFORM)
         tables = self.read()
-        chosen = _choose(tables, self.products, Span(None, self.ranked_before).instants(PLATFORM)[1])
+        ranked_until = Span(None, self.ranked_before).instants(PLATFORM)[1]
+        chosen = _choose(tables, self.products, ranked_until, self.others)
         sales = chosen.sales.before(end)
         first = int(np.searchsorted(sales.at, begin))
         if first == sales.at.size:
@@ -118,7 +123,7 @@ class CompleteJourney:
                 f"{self.span.last or 'its end'}; it holds the year 2017"
             )
         midnight = PLATFORM.calendar.start(int(PLATFORM.calendar.day(chosen.sales.at[-1])) + 1)
-        return _Plan.of(chosen, sales, first, min(end, midnight), self.simulation, tables.promotions)
+        return _Plan.of(chosen, sales, first, min(end, midnight), self.simulation, tables.promotions, self.bare)
 
     @property
     def estimate(self) -> int:
@@ -140,12 +145,17 @@ class CompleteJourney:
             "rows": plan.rows(),
             "order_lines": int(sales.at.size - plan.first),
             "left_out": plan.chosen.left_out,
-            "simulated": ["sales and promotions (by the authors)", "reviews", "pictures", "stock levels"],
+            "simulated": [
+                "sales and promotions (by the authors)",
+                *([] if self.bare else ["reviews", "pictures", "stock levels"]),
+            ],
             "notes": [
                 BULK_RULE,
-                "products are the best-selling of "
+                f"{self.products} products are the best-selling of "
                 + (f"the days before {self.ranked_before}" if self.ranked_before else "the whole year, by units"),
-                "reviews, pictures and stock levels are simulated from past sales alone",
+                *([f"{self.others} more are drawn evenly from all others"] if self.others else []),
+                "reviews, pictures and stock levels "
+                + ("are left out" if self.bare else "are simulated from past sales alone"),
                 "promotions are the package's displays and mailers; announced a week ahead is assumed",
             ],
         }
@@ -169,6 +179,7 @@ class _Plan:
     debuts: Ints  # [products of the span] line of the first sale
     opening: Ints  # [products of the span, 4] stock at that time: on hand, on order, lead days, cost
     simulation: Simulation
+    bare: bool
 
     @staticmethod
     def of(
@@ -178,6 +189,7 @@ class _Plan:
         end: int,
         how: Simulation,
         promotions: Callable[[Ints], Promotions],
+        bare: bool,
     ) -> _Plan:
         calendar = PLATFORM.calendar
         daily = DailySales.of(sales, calendar, end)
@@ -205,17 +217,21 @@ class _Plan:
             debuts=debuts,
             opening=_opening_stock(sales, levels, debuts, how),
             simulation=how,
+            bare=bare,
         )
 
     def rows(self) -> dict[str, int]:
-        return {
+        given = {
             "orders": self.starts.size,
-            "reviews": self.reviews.at.size,
-            "images": self.debuts.size + self.again.at.size,
             "products": self.debuts.size,
-            "inventory.levels": self.debuts.size + self.levels.at.size,
             "promotions": self.promotions.at.size,
         }
+        made_up = {
+            "reviews": self.reviews.at.size,
+            "images": self.debuts.size + self.again.at.size,
+            "inventory.levels": self.debuts.size + self.levels.at.size,
+        }
+        return given if self.bare else given | made_up
 
     def count(self) -> int:
         return sum(self.rows().values())
@@ -232,6 +248,8 @@ class _Plan:
             (self.sales.at[self.starts], self._order),
             (self.reviews.at, self._review),
         ]
+        if self.bare:
+            makers = [pair for pair in makers if pair[1] in (self._product, self._order, self._promotion)]
         at = np.concatenate([times for times, _ in makers])
         maker = np.concatenate([np.full(times.size, i) for i, (times, _) in enumerate(makers)])
         row = np.concatenate([np.arange(times.size) for times, _ in makers])
@@ -394,8 +412,8 @@ def _opening_stock(sales: Sales, levels: Levels, debuts: Ints, how: Simulation) 
     return rows
 
 
-def _choose(tables: Tables, wanted: int, ranked_until: int) -> _Chosen:
-    """Lines of the best-selling products, grouped by order, in time order."""
+def _choose(tables: Tables, wanted: int, ranked_until: int, others: int = 0) -> _Chosen:
+    """Lines of the best-selling products and of some others, grouped by order, in time order."""
     lines = tables.lines
     at = lines["transaction_timestamp"].astype("datetime64[ms]").astype("int64")
     ranked = lines[(at < ranked_until).to_numpy()].groupby("product_id")["quantity"].agg(["sum", "median"])
@@ -405,6 +423,7 @@ def _choose(tables: Tables, wanted: int, ranked_until: int) -> _Chosen:
     best = [int(p) for p in pieces["product_id"] if p in catalogue.index][:wanted]
     if not best:
         raise SourceError(f"complete-journey has no products sold before {ranked_until}; rank them by a later date")
+    best += _draw_others(lines, catalogue, best, others)
     mine = lines["product_id"].isin(best)
     good = mine & (lines["quantity"] > 0)
     summed = (
@@ -431,6 +450,17 @@ def _choose(tables: Tables, wanted: int, ranked_until: int) -> _Chosen:
         "lines_given_for_nothing": int((cents <= 0).sum()),
     }
     return _Chosen(sales, _describe_products(catalogue.loc[best]), left_out)
+
+
+def _draw_others(lines: pd.DataFrame, catalogue: pd.DataFrame, best: list[int], wanted: int) -> list[int]:
+    """Products by the piece that are not among the best, drawn by a hash of their number. That one is sold by the piece
+    is asked of the whole year: what a product is does not change."""
+    if not wanted:
+        return []
+    median = lines.groupby("product_id")["quantity"].median()
+    known = median.index[(median < BULK_QUANTITY) & median.index.isin(catalogue.index) & ~median.index.isin(best)]
+    left = known.to_numpy(np.int64)
+    return [int(p) for p in left[np.argsort(uniform(0, 80, left), kind="stable")][:wanted]]
 
 
 def _describe_products(rows: pd.DataFrame) -> pd.DataFrame:

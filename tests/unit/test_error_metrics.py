@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from deploy.error_metrics import moving_average, seasonal_naive, wape
+from model.error_metrics import moving_average, seasonal_naive, wape
 from streams.records import DAYS
 
 
