@@ -25,7 +25,7 @@ Ints = npt.NDArray[np.int64]
 
 LAGS = 14  # days that are features by themselves
 TITLES = 8  # principal components of the title vector
-MAX_ROWS = 50_000  # of a fit; above it the newest half of them and an even draw of the older ones
+MAX_ROWS = 30_000  # of a fit; above it the newest half of them and an even draw of the older ones
 MOST_TREES = 300
 NAME = "lightgbm"
 

@@ -13,7 +13,19 @@ from model.errors import DatasetError
 from model.evaluate import SURGE, Cases
 from streams.calendars import Calendar
 from streams.codecs import Rows, decode
-from streams.records import AHEAD, CHANNELS, DAYS, DELAYS, HORIZONS, KNOWN, OUTCOMES, THRESHOLDS, VECTOR, WINDOWS, WindowKind
+from streams.records import (
+    AHEAD,
+    CHANNELS,
+    DAYS,
+    DELAYS,
+    HORIZONS,
+    KNOWN,
+    OUTCOMES,
+    THRESHOLDS,
+    VECTOR,
+    WINDOWS,
+    WindowKind,
+)
 from streams.stage import Message
 
 Floats32 = npt.NDArray[np.float32]

@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from model import error_metrics
+from model.dispersion import DISPERSION, MIN_ROWS, fit_dispersion
 from model.evaluate import Cases, Forecasts, counts
 from model.evaluate_panel import Panel
-from model.dispersion import DISPERSION, MIN_ROWS, fit_dispersion
 from streams.records import HORIZONS, SalesClass
 
 Floats = npt.NDArray[np.float64]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,10 +11,12 @@ import typer
 from rich.console import Console
 
 from deploy.cli.consoles import report_console
+from deploy.cli.train import Kind
 from deploy.errors import ConfigurationError
 from deploy.settings import load_settings
 
 if TYPE_CHECKING:
+    from deploy.evaluation import Options
     from deploy.sources import Source
 
 evaluate = typer.Typer(
@@ -31,6 +34,9 @@ Spacing = Annotated[int, typer.Option(min=1, help="Days between two judged bound
 Series = Annotated[int, typer.Option(min=0, max=1000, help="Products of AutoETS and TSB, drawn by sales class.")]
 Epochs = Annotated[int, typer.Option(min=1, help="Passes of training over the history at most.")]
 Networks = Annotated[
+    list[Kind], typer.Option("--network", help="What reads the series. The first is trendstream; more may be given.")
+]
+Bundles = Annotated[
     list[Path] | None, typer.Option("--bundle", help="A trained network to judge too: its folder. May be repeated.")
 ]
 Leaks = Annotated[
@@ -41,6 +47,7 @@ Leaks = Annotated[
     ),
 ]
 _OUT = Path("build/evaluate")
+_NETWORKS = [Kind.TRANSFORMER]
 
 
 @evaluate.command("complete-journey")
@@ -56,7 +63,8 @@ def evaluate_complete_journey(
     spacing: Spacing = 3,
     series: Series = 400,
     epochs: Epochs = 6,
-    bundle: Networks = None,
+    network: Networks = _NETWORKS,
+    bundle: Bundles = None,
     check_leaks: Leaks = False,
 ) -> None:
     """The year of grocery sales that comes with trendstream, simulated by its authors; sales and catalogue alone."""
@@ -64,7 +72,7 @@ def evaluate_complete_journey(
 
     ranked = dt.date(2017, 4, 1)
     source = CompleteJourney(products, ranked_before=ranked, others=others, bare=True)
-    _run(source, folder, test_days, spacing, series, epochs, bundle, check_leaks)
+    _run(source, folder, _Asked(test_days, spacing, series, epochs, network, bundle or [], check_leaks))
 
 
 @evaluate.command("uci")
@@ -76,13 +84,18 @@ def evaluate_uci(
     spacing: Spacing = 3,
     series: Series = 400,
     epochs: Epochs = 6,
-    bundle: Networks = None,
+    network: Networks = _NETWORKS,
+    bundle: Bundles = None,
     check_leaks: Leaks = False,
 ) -> None:
     """UCI Online Retail, or data in its layout: FILE is .parquet, .csv or .xlsx."""
     from deploy.sources.uci import UciRetail
 
-    _run(UciRetail(file, products), folder, test_days, spacing, series, epochs, bundle, check_leaks)
+    _run(
+        UciRetail(file, products),
+        folder,
+        _Asked(test_days, spacing, series, epochs, network, bundle or [], check_leaks),
+    )
 
 
 @evaluate.command("olist")
@@ -93,13 +106,14 @@ def evaluate_olist(
     spacing: Spacing = 3,
     series: Series = 400,
     epochs: Epochs = 6,
-    bundle: Networks = None,
+    network: Networks = _NETWORKS,
+    bundle: Bundles = None,
     check_leaks: Leaks = False,
 ) -> None:
     """The Olist marketplace, from the published files in DIR."""
     from deploy.sources.olist import Olist
 
-    _run(Olist(data), folder, test_days, spacing, series, epochs, bundle, check_leaks)
+    _run(Olist(data), folder, _Asked(test_days, spacing, series, epochs, network, bundle or [], check_leaks))
 
 
 @evaluate.command("files")
@@ -110,25 +124,39 @@ def evaluate_files(
     spacing: Spacing = 3,
     series: Series = 400,
     epochs: Epochs = 6,
-    bundle: Networks = None,
+    network: Networks = _NETWORKS,
+    bundle: Bundles = None,
     check_leaks: Leaks = False,
 ) -> None:
     """Your own events: DIR holds orders.ndjson and the like, as `trendstream load files` takes them."""
     from deploy.sources.files import FilesSource
 
-    _run(FilesSource(data), folder, test_days, spacing, series, epochs, bundle, check_leaks)
+    _run(FilesSource(data), folder, _Asked(test_days, spacing, series, epochs, network, bundle or [], check_leaks))
 
 
-def _run(
-    source: Source,
-    folder: Path,
-    test_days: int,
-    spacing: int,
-    series: int,
-    epochs: int,
-    bundles: list[Path] | None,
-    check_leaks: bool,
-) -> None:
+@dataclass(frozen=True)
+class _Asked:
+    test_days: int
+    spacing: int
+    series: int
+    epochs: int
+    networks: list[Kind]
+    bundles: list[Path]
+    check_leaks: bool
+
+    def options(self) -> Options:
+        from deploy.evaluation import Options
+        from model.network import NetworkConfig
+        from model.train import TrainConfig
+
+        trained = {
+            kind.value if i else "": TrainConfig(network=NetworkConfig(network=kind.value), epochs=self.epochs)
+            for i, kind in enumerate(dict.fromkeys(self.networks))
+        }
+        return Options(self.test_days, self.spacing, self.series, trained, {path.name: path for path in self.bundles})
+
+
+def _run(source: Source, folder: Path, asked: _Asked) -> None:
     try:
         import lightgbm  # noqa: F401
         import statsforecast  # noqa: F401
@@ -138,16 +166,13 @@ def _run(
     import torch
 
     from deploy.cli.progress import show_parts
-    from deploy.evaluation import Options, run
+    from deploy.evaluation import run
     from deploy.evaluation_report import print_tables
-    from model.train import TrainConfig
 
     torch.set_num_threads(1)  # the same sums in the same order wherever it runs
-    named = {path.name: path for path in bundles or []}
-    options = Options(test_days, spacing, series, {"": TrainConfig(epochs=epochs)}, named)
     console = Console(stderr=True)
     with show_parts(console) as watch:
-        report = run(source, settings, options, folder, watch, check_leaks)
+        report = run(source, settings, asked.options(), folder, watch, asked.check_leaks)
     print_tables(report, report_console())
     for name in ("evaluation.html", "evaluation.json", "predictions.parquet"):
         console.print(f"wrote {folder / name}", highlight=False)
