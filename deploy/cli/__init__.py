@@ -33,7 +33,7 @@ COMMANDS = {
     "audit": "Show who changed what by command, and why.",
     "replay": "Fold a range again, see what changes, and correct it.",
     "explain": "Show where a score comes from, and make it again.",
-    "evaluate": "Judge the forecast beside LightGBM and others, on data of your own.",
+    "evaluate": "Judge the forecast beside LightGBM and others.",
     "demo": "Show the main job on real sales, from events to scores.",
 }
 _LAYERS = ("deploy", "model", "featurizers", "streams")

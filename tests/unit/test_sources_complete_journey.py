@@ -249,3 +249,30 @@ def test_the_package_gives_what_the_rule_and_the_time_zone_were_made_for() -> No
     first = next(iter(real))
     assert first.topic == "products"
     assert re.fullmatch(r"\d+", first.key)
+
+
+def test_others_are_drawn_beside_the_best_and_are_by_the_piece() -> None:
+    best = {e.key for e in source() if e.topic == "products"}
+    more = {e.key for e in replace(source(), others=10) if e.topic == "products"}
+    assert best < more
+    assert more == {str(1000 + p) for p in range(8) if p != FUEL}
+
+
+def test_what_is_drawn_beside_the_best_does_not_hang_on_how_it_sold() -> None:
+    """Else an evaluation would know which products will do well."""
+    tables = small_tables()
+    best, fuel = tables.lines["product_id"] == 1000, tables.lines["product_id"] == 1000 + FUEL
+    drawn = []
+    for others in (tables.lines["quantity"], 1):
+        lines = tables.lines.assign(quantity=np.where(best, 40, np.where(fuel, 9000, others)))
+        changed = replace(tables, lines=lines)
+        drawn.append({e.key for e in CompleteJourney(1, others=3, read=lambda t=changed: t) if e.topic == "products"})
+    assert drawn[0] == drawn[1]
+    assert len(drawn[0]) == 4
+
+
+def test_bare_holds_nothing_that_is_simulated_here() -> None:
+    bare = replace(source(), bare=True)
+    assert {e.topic for e in bare} == {"orders", "products", "promotions"}
+    assert bare.estimate == sum(1 for _ in bare)
+    assert list(bare) == [e for e in source() if e.topic in ("orders", "products", "promotions")]
