@@ -314,10 +314,12 @@ def read(
         begin = start or {}
         reader.assign([TopicPartition(topic, p, begin.get(p, OFFSET_BEGINNING)) for p in wanted])
         open_partitions = set(wanted)
-        last = time.monotonic()
+        silent = 0.0  # seconds asked in vain; how long the caller takes between two records does not count
         while open_partitions:
-            for record in reader.consume(500, 0.2):
-                last = time.monotonic()
+            asked = time.monotonic()
+            records = reader.consume(500, 0.2)
+            silent = 0.0 if records else silent + time.monotonic() - asked
+            for record in records:
                 error = record.error()
                 if error is None:
                     yield message(record)
@@ -325,7 +327,7 @@ def read(
                     open_partitions.discard(record.partition())
                 else:
                     raise UnreachableError(f"reading {topic}: {error.str()}")
-            if time.monotonic() - last > timeout:
+            if silent > timeout:
                 raise UnreachableError(f"reading {topic}: nothing arrived for {timeout:g} s from {bootstrap}")
     finally:
         reader.close()

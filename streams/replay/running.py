@@ -116,7 +116,7 @@ class Run:
             return result
         before, pace.worked = result.seconds, 0.0
         at, behind = (state.work, state.behind) if state else (0, 0)
-        blobs = state.blobs if state else None
+        blobs = (state.blobs or None) if state else None
         works = self.works()
         while at < len(works) and not pace.stop():
             work = works[at](blobs)
@@ -125,14 +125,15 @@ class Run:
             while not ended and not pace.stop():
                 begun = time.monotonic()
                 ended = work.step(self.records) == 0
-                pace.rest(time.monotonic() - begun)
+                worked = time.monotonic() - begun
                 told(behind + self._behind(work), self._note(work))
+                # Before the rest, which may be long: a shadow in topics has a transaction open.
                 if time.monotonic() - saved >= self.checkpoint_s and not ended:
                     number += 1
-                    self._save(
-                        number, _State(self._told(result, work, before + pace.worked), at, behind, work.freeze())
-                    )
+                    so_far = self._told(result, work, before + pace.worked + worked)
+                    self._save(number, _State(so_far, at, behind, work.freeze()))
                     saved = time.monotonic()
+                pace.rest(worked)
             result = self._told(result, work, before + pace.worked, ended)
             if not ended:
                 self._save(number + 1, _State(result, at, behind, work.freeze()))

@@ -117,7 +117,7 @@ class TopicShadow:
 
     def _connect(self) -> None:
         if self._producer is None:
-            self._producer = kafka.producer(self._bootstrap, f"trendstream.replay.{self._replay}", 60_000)
+            self._producer = kafka.producer(self._bootstrap, f"trendstream.replay.{self._replay}", _TIMEOUT_MS)
             self._producer.init_transactions(30)
 
     def _begin(self) -> None:
@@ -128,6 +128,7 @@ class TopicShadow:
 
 
 PROGRESS = "progress"
+_TIMEOUT_MS = 900_000  # the most that brokers allow: a slow rate rests for long within a transaction
 
 
 def shadow_topic(replay: str, topic: str) -> str:

@@ -31,7 +31,7 @@ from streams.replay.plan import Change, Plan
 from streams.replay.running import Pace, Result
 from streams.signals.read_model import ReadModel
 from streams.stage import Message
-from tests.unit.replay_world import START, Events, World, held_back, run_world
+from tests.unit.replay_world import PARTITIONS, START, Events, World, held_back, run_world
 from tests.unit.synthetic_windows import lively_bundle
 
 ALL = ("windows", "inference", "labels", "learner", "signals")
@@ -140,18 +140,38 @@ def test_the_whole_circuit_would_not_give_what_was_published(world: World) -> No
     assert apply(world, made) == []
 
 
-def test_a_replay_that_was_stopped_anywhere_would_end_otherwise(world: World) -> None:
-    whole, parts = plan(world, to=10, late=True), plan(world, to=10, late=True)
+@pytest.mark.parametrize("end", ["stopped", "killed"])
+def test_a_replay_that_was_cut_off_anywhere_would_end_otherwise(world: World, end: str) -> None:
+    whole = plan(world, to=10, late=True)
     run(world, whole)
-    parts = msgspec.structs.replace(parts, replay="parts")
+    parts = msgspec.structs.replace(whole, replay=end)
     replaying.save_plan(parts, world.settings)
     rounds = 0
-    while not run(world, parts, _after(4)).done:
+    while not (run(world, parts, _after(4)) if end == "stopped" else _killed(world, parts)).done:
         rounds += 1
     assert rounds > 4
     for topic in whole.writes():
-        one, other = shadow(world, whole, topic), shadow(world, parts, topic)
-        assert [(m.partition, m.key, m.value) for m in one] == [(m.partition, m.key, m.value) for m in other], topic
+        for partition in range(PARTITIONS):
+            one, other = (
+                [(m.key, m.value) for m in shadow(world, made, topic) if m.partition == partition]
+                for made in (whole, parts)
+            )
+            assert one == other, topic
+
+
+def _killed(world: World, made: Plan) -> Result:
+    """Two steps are committed, and the third is lost with the process."""
+    log, steps = MemoryLog(world.log), iter(range(2))
+
+    def told(done: int, note: str) -> None:
+        if next(steps, None) is None:
+            raise InterruptedError
+
+    work = replaying.run_of(made, world.settings, log, replaying.shadow_of(made, world.settings, ""), checkpoint_s=0)
+    try:
+        return replace(work, records=12).run(Pace(lambda: 100, lambda: False), told)
+    except InterruptedError:
+        return Result(replay=made.replay)
 
 
 def _after(calls: int) -> Callable[[], bool]:
