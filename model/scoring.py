@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -281,7 +282,7 @@ class InferenceStage:
         n = len(rows)
         keys = {name: rows[name].tolist() for name in ("end", "kind", "revision", "as_of", "offset", "mask")}
         keys |= {name: rows[name].tolist() for name in ("text_encoder", "image_encoder")}
-        best = forecast.probabilities.argmax(axis=2)  # [n, horizons]
+        best = forecast.probabilities.argmax(axis=2).tolist()  # [n, horizons]
         numbers = {
             "mean": _rounded(forecast.mean),
             "expected": _rounded(forecast.total),
@@ -311,9 +312,9 @@ class InferenceStage:
                     window_revision=revision if live else 0,
                     as_of=keys["as_of"][i],
                     events_offset=keys["offset"][i],
-                    horizons=[_horizon(h, i, numbers, int(best[i, h])) for h in range(len(HORIZONS))],
+                    horizons=[_horizon(h, i, numbers, best[i][h]) for h in range(len(HORIZONS))],
                     contributions=dict(zip(CONTRIBUTIONS, numbers["contributions"][i], strict=True)),
-                    missing=[m.name.lower() for m in Modality if not keys["mask"][i] >> m & 1],
+                    missing=_missing(keys["mask"][i]),
                     head_late=bool(late[i]),
                     model=self.bundle.version,
                     head=heads[i],
@@ -345,11 +346,19 @@ class _Forecasts:
             values[rows] = getattr(forecast, name)
 
 
+@lru_cache(maxsize=1 << len(Modality))
+def _missing(mask: int) -> list[str]:
+    return [m.name.lower() for m in Modality if not mask >> m & 1]
+
+
+_LEVELS = tuple(str(q) for q in QUANTILES)
+
+
 def _horizon(h: int, i: int, numbers: dict[str, list[Any]], best: int) -> Horizon:
     return Horizon(
         days=HORIZONS[h],
         expected=numbers["expected"][i][h],
-        quantiles={str(q): v for q, v in zip(QUANTILES, numbers["quantiles"][i][h], strict=True)},
+        quantiles=dict(zip(_LEVELS, numbers["quantiles"][i][h], strict=True)),
         baseline=numbers["baseline"][i][h],
         trend=numbers["trend"][i][h],
         trend_class=CLASSES[best],  # type: ignore[arg-type]

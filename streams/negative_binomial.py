@@ -10,6 +10,7 @@ import numpy.typing as npt
 from scipy import special  # scipy.stats takes every worker seconds to import: only where nothing else will do
 
 Floats = npt.NDArray[np.float64]
+_SUMMED = 24  # counts that are reached by adding up: an inverse costs as much as fifty of them
 MAX_R = 1e8  # beyond it the mixture is a Poisson to float precision
 
 
@@ -40,11 +41,29 @@ def quantile(q: npt.ArrayLike, mean: npt.ArrayLike, r: npt.ArrayLike) -> Floats:
     k = np.zeros(level.shape)
     # Most products sell less than once a day: no inverse is needed where no unit at all is likely enough.
     some = ~(cdf(0.0, mean, r) >= level)
-    k[some] = _above_zero(level[some], mean[some], r[some])
+    k[some] = _by_sum(level[some], mean[some], r[some])
     return k
 
 
-def _above_zero(level: Floats, mean: Floats, r: Floats) -> Floats:
+def _by_sum(level: Floats, mean: Floats, r: Floats) -> Floats:
+    """Quantiles above zero [rows]: probabilities of the first counts are added up, the inverse is for what is left."""
+    n = np.clip(r, 1e-6, MAX_R)
+    k, left, more = np.zeros(len(level)), np.arange(len(level)), mean / (n + mean)
+    each = np.exp(-n * np.log1p(mean / n))  # of no unit at all
+    total = each.copy()
+    for count in range(1, _SUMMED + 1):
+        each *= (n + (count - 1)) / count * more
+        total += each
+        done = total >= level[left]
+        k[left[done]] = count
+        left, n, more, each, total = (column[~done] for column in (left, n, more, each, total))
+        if not len(left):
+            return k
+    k[left] = _by_inverse(level[left], mean[left], r[left])
+    return k
+
+
+def _by_inverse(level: Floats, mean: Floats, r: Floats) -> Floats:
     n, p = _shape(mean, r)
     with np.errstate(invalid="ignore"):
         k = np.maximum(np.ceil(special.nbdtrik(level, n, p)), 0.0)
