@@ -56,7 +56,8 @@ def _by_sum(level: Floats, mean: Floats, r: Floats) -> Floats:
         total += each
         done = total >= level[left]
         k[left[done]] = count
-        left, n, more, each, total = (column[~done] for column in (left, n, more, each, total))
+        rest = ~done
+        left, n, more, each, total = left[rest], n[rest], more[rest], each[rest], total[rest]
         if not len(left):
             return k
     k[left] = _by_inverse(level[left], mean[left], r[left])
