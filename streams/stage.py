@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Protocol, cast
 
 TaskKey = tuple[str, int]  # input topic and partition
 
@@ -58,7 +58,6 @@ class Stage(Protocol):
 Fact = int | float | str
 
 
-@runtime_checkable
 class Reports(Protocol):
     """A stage that tells more of now than totals."""
 
@@ -68,13 +67,13 @@ class Reports(Protocol):
 
 
 def reported(stage: Stage) -> dict[str, Fact]:
-    return stage.report() if isinstance(stage, Reports) else {}
+    # Asking for the attribute is a hundred times as fast as isinstance() of a protocol, and every commit asks.
+    return cast(Reports, stage).report() if hasattr(stage, "report") else {}
 
 
 Blob = Callable[[], bytes]
 
 
-@runtime_checkable
 class Freezes(Protocol):
     """A stage whose state is too large to be encoded while the fold waits."""
 
@@ -84,8 +83,8 @@ class Freezes(Protocol):
 
 def frozen(stage: Stage) -> Mapping[str, Blob]:
     """The state of any stage as of now, to be encoded blob by blob."""
-    if isinstance(stage, Freezes):
-        return stage.freeze()
+    if hasattr(stage, "freeze"):
+        return cast(Freezes, stage).freeze()
 
     def encoded(blob: bytes) -> Blob:
         return lambda: blob
