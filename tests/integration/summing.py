@@ -14,8 +14,8 @@ from streams.stage import Message, Output, StageSpec, TaskKey
 class Summing:
     """Writes the running sum of the integers of its input partition."""
 
-    def __init__(self, task: TaskKey) -> None:
-        self._partition = task[1]
+    def __init__(self, task: TaskKey, output: str = "trend.events") -> None:
+        self._output, self._partition = output, task[1]
         self.total = 0
         self.seen = 0
 
@@ -27,7 +27,7 @@ class Summing:
         for message in messages:
             self.total += int(message.value or b"0")
             self.seen += 1
-            outputs.append(Output("trend.events", self._partition, f"{message.offset}:{self.total}".encode()))
+            outputs.append(Output(self._output, self._partition, f"{message.offset}:{self.total}".encode()))
         return outputs
 
     def snapshot(self) -> dict[str, bytes]:
@@ -40,18 +40,15 @@ class Summing:
         return {"seen": self.seen}
 
 
-def summing_spec(stateful: bool = True) -> StageSpec:
-    return StageSpec("summing", ("orders",), Summing, stateful=stateful)
-
-
 def main() -> None:
-    bootstrap, stateful = sys.argv[1], sys.argv[2] == "stateful"
+    bootstrap, stateful, topic, output = sys.argv[1], sys.argv[2] == "stateful", sys.argv[3], sys.argv[4]
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     config = RunnerConfig(
         bootstrap, 4, commit_interval_ms=20, snapshot_interval_ms=200, transaction_timeout_ms=5_000, max_poll=50
     )
-    Runner(summing_spec(stateful), config, stop.is_set).run()
+    spec = StageSpec(f"summing-{topic}", (topic,), lambda task: Summing(task, output), stateful=stateful)
+    Runner(spec, config, stop.is_set).run()
 
 
 if __name__ == "__main__":

@@ -8,49 +8,64 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from deploy.local_kafka import LocalKafka
+from deploy.topics import create_topics
 from streams import kafka
 from streams.codecs import decode_json
 from streams.embedded import fold
 from streams.records import Progress
 from streams.runner import Runner, RunnerConfig
 from streams.stage import Message, StageSpec
+from tests.conftest import JARS
 from tests.integration.summing import Summing
 
 pytestmark = pytest.mark.kafka
 ROOT = Path(__file__).parents[2]
+PARTITIONS = 4
 
 
-def _start(bootstrap: str, mode: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "tests.integration.summing", bootstrap, mode]
-    return subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
+@dataclass(frozen=True)
+class Topics:
+    """The input and the output of one test's stage: all tests share a broker."""
+
+    bootstrap: str
+    source: str
+    output: str
+
+    def start(self, mode: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "tests.integration.summing", self.bootstrap, mode, self.source, self.output]
+        return subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
+
+    def produce(self, first: int, count: int, partitions: int = PARTITIONS) -> None:
+        to = kafka.producer(self.bootstrap)
+        for i in range(first, first + count):
+            kafka.send(to, self.source, i % partitions, str(i).encode())
+        assert to.flush(30) == 0
+
+    def wait_for(self, rows: int, timeout: float = 60) -> None:
+        deadline = time.monotonic() + timeout
+        while sum(1 for _ in kafka.read(self.bootstrap, self.output)) < rows:
+            assert time.monotonic() < deadline, f"fewer than {rows} outputs after {timeout} s"
+            time.sleep(0.2)
+
+    def check(self) -> None:
+        """The outputs of every partition are the fold of its input."""
+        for partition in range(PARTITIONS):
+            log: Iterator[Message] = kafka.read(self.bootstrap, self.source, [partition])
+            expected = [o.value for o in fold(Summing((self.source, partition), self.output), log)]
+            assert [m.value for m in kafka.read(self.bootstrap, self.output, [partition])] == expected
 
 
-def _produce(bootstrap: str, first: int, count: int, partitions: int = 4) -> None:
-    to = kafka.producer(bootstrap)
-    for i in range(first, first + count):
-        kafka.send(to, "orders", i % partitions, str(i).encode())
-    assert to.flush(30) == 0
-
-
-def _outputs(bootstrap: str, partition: int) -> list[bytes | None]:
-    return [m.value for m in kafka.read(bootstrap, "trend.events", [partition])]
-
-
-def _wait_for(bootstrap: str, rows: int, timeout: float = 60) -> None:
-    deadline = time.monotonic() + timeout
-    while sum(1 for _ in kafka.read(bootstrap, "trend.events")) < rows:
-        assert time.monotonic() < deadline, f"fewer than {rows} outputs after {timeout} s"
-        time.sleep(0.2)
-
-
-def _expected(bootstrap: str, partition: int) -> list[bytes | None]:
-    log: Iterator[Message] = kafka.read(bootstrap, "orders", [partition])
-    return [o.value for o in fold(Summing(("orders", partition)), log)]
+@pytest.fixture(scope="module")
+def bootstrap(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with LocalKafka(tmp_path_factory.mktemp("kafka"), jars=JARS) as local:
+        create_topics(local.bootstrap, PARTITIONS)
+        yield local.bootstrap
 
 
 def _end(worker: subprocess.Popen[bytes]) -> int:
@@ -58,80 +73,71 @@ def _end(worker: subprocess.Popen[bytes]) -> int:
     return worker.wait(20)
 
 
-def test_kills_in_mid_run_lose_or_repeat_nothing(fresh_kafka: Any) -> None:
-    bootstrap = fresh_kafka.bootstrap
-    fresh_kafka.create_topics(4)
-    _produce(bootstrap, 0, 4_000)
-    worker = _start(bootstrap, "stateful")
+def test_kills_in_mid_run_lose_or_repeat_nothing(bootstrap: str) -> None:
+    topics = Topics(bootstrap, "orders", "trend.events")
+    topics.produce(0, 4_000)
+    worker = topics.start("stateful")
     for round_ in range(3):
-        _wait_for(bootstrap, 500 + 4_000 * round_)
+        topics.wait_for(500 + 4_000 * round_)
         worker.kill()
         worker.wait(10)
-        _produce(bootstrap, 4_000 * (round_ + 1), 4_000)
-        worker = _start(bootstrap, "stateful")
-    _wait_for(bootstrap, 16_000)
+        topics.produce(4_000 * (round_ + 1), 4_000)
+        worker = topics.start("stateful")
+    topics.wait_for(16_000)
     assert _end(worker) == 0
-    for partition in range(4):
-        assert _outputs(bootstrap, partition) == _expected(bootstrap, partition)
+    topics.check()
 
 
-def test_a_clean_end_and_start_goes_on_from_the_snapshot(fresh_kafka: Any) -> None:
-    bootstrap = fresh_kafka.bootstrap
-    fresh_kafka.create_topics(4)
-    _produce(bootstrap, 0, 400)
-    worker = _start(bootstrap, "stateful")
-    _wait_for(bootstrap, 400)
+def test_a_clean_end_and_start_goes_on_from_the_snapshot(bootstrap: str) -> None:
+    topics = Topics(bootstrap, "behaviors", "trend.windows")
+    topics.produce(0, 400)
+    worker = topics.start("stateful")
+    topics.wait_for(400)
     assert _end(worker) == 0
-    _produce(bootstrap, 400, 400)
-    worker = _start(bootstrap, "stateful")
-    _wait_for(bootstrap, 800)
+    topics.produce(400, 400)
+    worker = topics.start("stateful")
+    topics.wait_for(800)
     assert _end(worker) == 0
-    for partition in range(4):
-        assert _outputs(bootstrap, partition) == _expected(bootstrap, partition)
+    topics.check()
     progress = [decode_json(m.value or b"", Progress) for m in kafka.read(bootstrap, "trend.progress")]
-    newest = {p.partition: p for p in progress}
+    newest = {p.partition: p for p in progress if p.topic == topics.source}
     assert {p: newest[p].counters["seen"] for p in newest} == {0: 200, 1: 200, 2: 200, 3: 200}
 
 
-def test_a_stage_without_snapshots_keeps_its_small_state_in_its_progress(fresh_kafka: Any) -> None:
-    bootstrap = fresh_kafka.bootstrap
-    fresh_kafka.create_topics(4)
-    _produce(bootstrap, 0, 400)
-    worker = _start(bootstrap, "stateless")
-    _wait_for(bootstrap, 400)
+def test_a_stage_without_snapshots_keeps_its_small_state_in_its_progress(bootstrap: str) -> None:
+    topics = Topics(bootstrap, "reviews", "trend.predictions")
+    topics.produce(0, 400)
+    worker = topics.start("stateless")
+    topics.wait_for(400)
     worker.kill()
     worker.wait(10)
-    _produce(bootstrap, 400, 400)
-    worker = _start(bootstrap, "stateless")
-    _wait_for(bootstrap, 800)
+    topics.produce(400, 400)
+    worker = topics.start("stateless")
+    topics.wait_for(800)
     assert _end(worker) == 0
-    for partition in range(4):
-        assert _outputs(bootstrap, partition) == _expected(bootstrap, partition)
+    topics.check()
 
 
-def test_a_zombie_that_comes_back_is_fenced(fresh_kafka: Any) -> None:
-    bootstrap = fresh_kafka.bootstrap
-    fresh_kafka.create_topics(4)
-    _produce(bootstrap, 0, 400)
-    zombie = _start(bootstrap, "stateful")
-    _wait_for(bootstrap, 400)
+def test_a_zombie_that_comes_back_is_fenced(bootstrap: str) -> None:
+    topics = Topics(bootstrap, "images", "trend.reviews")
+    topics.produce(0, 400)
+    zombie = topics.start("stateful")
+    topics.wait_for(400)
     zombie.send_signal(signal.SIGSTOP)
-    heir = _start(bootstrap, "stateful")
-    _produce(bootstrap, 400, 400)
-    _wait_for(bootstrap, 800)
+    heir = topics.start("stateful")
+    topics.produce(400, 400)
+    topics.wait_for(800)
     zombie.send_signal(signal.SIGCONT)
     assert zombie.wait(30) != 0
-    _produce(bootstrap, 800, 400)
-    _wait_for(bootstrap, 1_200)
+    topics.produce(800, 400)
+    topics.wait_for(1_200)
     assert _end(heir) == 0
-    for partition in range(4):
-        assert _outputs(bootstrap, partition) == _expected(bootstrap, partition)
+    topics.check()
 
 
-def test_a_partition_that_was_held_back_stays_so_after_an_abort(fresh_kafka: Any) -> None:
-    bootstrap = fresh_kafka.bootstrap
-    fresh_kafka.create_topics(1)
-    _produce(bootstrap, 0, 8, partitions=1)
+def test_a_partition_that_was_held_back_stays_so_after_an_abort(bootstrap: str) -> None:
+    topics = Topics(bootstrap, "products", "trend.images")
+    topics.produce(0, 8, partitions=1)
     asked: list[int] = []
     held = True
 
@@ -148,8 +154,8 @@ def test_a_partition_that_was_held_back_stays_so_after_an_abort(fresh_kafka: Any
         return time.monotonic() > deadline or max(asked, default=0) == 7
 
     config = RunnerConfig(bootstrap, 1, commit_interval_ms=20)
-    spec = StageSpec("holding", ("orders",), Holding, ready_timeout_ms=60_000)
+    spec = StageSpec("holding", (topics.source,), lambda task: Holding(task, topics.output), ready_timeout_ms=60_000)
     deadline = time.monotonic() + 20
     runner = Runner(spec, config, stop)
     runner.run()
-    assert _outputs(bootstrap, 0) == _expected(bootstrap, 0)
+    topics.check()
