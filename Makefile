@@ -9,7 +9,7 @@ UV := $(BIN)/python -m uv
 SOURCES := streams featurizers model deploy tests
 
 .DEFAULT_GOAL := help
-.PHONY: help setup kafka prometheus demo test drills bench chaos chaos-short simulation schedules check lint types layers format contracts lock clean
+.PHONY: help setup kafka prometheus demo test drills bench bench-short chaos chaos-short simulation schedules check lint types layers format contracts lock clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -54,6 +54,9 @@ bench: setup kafka  ## trendstream beside its peers on a local Kafka; build/benc
 
 simulation: setup  ## heads and planted signals on worlds whose truth is known, three seeds each; some minutes
 	@$(BIN)/python -m pytest -m simulation -n 2 --dist load -rA --show-capture=no tests/simulation
+
+bench-short: setup kafka  ## the equal job beside its limit alone; fails when it is wrong or far slower than it was
+	@$(BIN)/python -m tests.bench.short
 
 chaos-short: setup kafka  ## five disturbances, in some minutes
 	@$(BIN)/python -m pytest -m chaos tests/chaos
