@@ -20,7 +20,9 @@ _LOG = logging.getLogger("streams.librdkafka")
 MAX_RECORD_BYTES = 8 * 1024 * 1024
 LOST_AFTER_S = 10.0  # as long as a transaction may last
 # Methods to map over a poll: half the time of a loop that calls them.
-_ERROR, _TOPIC, _PARTITION, _VALUE = map(methodcaller, ("error", "topic", "partition", "value"))
+_ERROR, _TOPIC, _PARTITION, _OFFSET, _TIMESTAMP, _VALUE = map(
+    methodcaller, ("error", "topic", "partition", "offset", "timestamp", "value")
+)
 
 
 def consumer(bootstrap: str, group: str, instance: str = "", wait_ms: int = 50) -> Consumer:
@@ -138,7 +140,7 @@ def message(record: Any) -> Message:
 
 class Polled(Sequence[Message]):
     """Records of one partition as they were polled. A `Message` is made when it is asked for: a stage that takes
-    whole polls, and only their `values`, pays for none."""
+    whole polls, and only their columns, pays for none."""
 
     def __init__(self, records: list[Any]) -> None:
         self._records = records
@@ -162,10 +164,11 @@ class Polled(Sequence[Message]):
     def values(self) -> list[bytes | None]:
         return [*map(_VALUE, self._records)]
 
+    def offsets(self) -> list[int]:
+        return [*map(_OFFSET, self._records)]
 
-def values(messages: Sequence[Message]) -> list[bytes | None]:
-    """The values alone, without a `Message` for each where that can be."""
-    return messages.values() if isinstance(messages, Polled) else [m.value for m in messages]
+    def timestamps(self) -> list[int]:
+        return [at for _, at in map(_TIMESTAMP, self._records)]
 
 
 def runs(records: list[Any]) -> Iterator[tuple[TaskKey, bool, list[Any]]]:

@@ -36,6 +36,29 @@ class Output:
     key: bytes | None = None
 
 
+@runtime_checkable
+class Columns(Protocol):
+    """Messages that need not be made for their columns to be read."""
+
+    def values(self) -> list[bytes | None]: ...
+
+    def offsets(self) -> list[int]: ...
+
+    def timestamps(self) -> list[int]: ...
+
+
+def values(messages: Sequence[Message]) -> list[bytes | None]:
+    return messages.values() if isinstance(messages, Columns) else [m.value for m in messages]
+
+
+def offsets(messages: Sequence[Message]) -> list[int]:
+    return messages.offsets() if isinstance(messages, Columns) else [m.offset for m in messages]
+
+
+def timestamps(messages: Sequence[Message]) -> list[int]:
+    return messages.timestamps() if isinstance(messages, Columns) else [m.timestamp for m in messages]
+
+
 class Stage(Protocol):
     """One task. `fold` takes records of its input in offset order; the unit of all but ingest is one record."""
 

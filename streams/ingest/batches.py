@@ -8,7 +8,6 @@ from functools import lru_cache
 from typing import Any, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from streams.codecs import Coded, Column, encode, split
@@ -124,11 +123,12 @@ class Batch:
 def _constant(record: ArrowRecord, name: str, value: str | int | float, rows: int) -> pa.Array:
     """A column that holds one value."""
     kind = record.schema.field(name).type
+    room = 1 << rows.bit_length()
     if isinstance(value, str):
-        return pa.DictionaryArray.from_arrays(pa.array(_block(pa.int32(), 0, 1 << rows.bit_length())[:rows]), [value])
-    return pa.array(_block(kind, value, 1 << rows.bit_length())[:rows])
+        return pa.DictionaryArray.from_arrays(_block(pa.int32(), 0, room).slice(0, rows), [value])
+    return _block(kind, value, room).slice(0, rows)
 
 
 @lru_cache(maxsize=256)
-def _block(kind: pa.DataType, value: int | float, rows: int) -> npt.NDArray[Any]:
-    return np.full(rows, value, kind.to_pandas_dtype())
+def _block(kind: pa.DataType, value: int | float, rows: int) -> pa.Array:
+    return pa.array(np.full(rows, value, kind.to_pandas_dtype()))

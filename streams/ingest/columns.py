@@ -6,6 +6,7 @@ import itertools
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +16,8 @@ from streams.ingest.orders import Line
 from streams.ingest.products import Products
 from streams.records import EventKind
 
+Numbers: TypeAlias = Array | list[int]
+
 
 @dataclass(frozen=True, slots=True)
 class PlainOrders:
@@ -23,14 +26,14 @@ class PlainOrders:
     odd: set[int]  # records that are not plain
     unread: list[int]  # those of them of which nothing is known
     now: list[int]  # [records] newest record time so far
-    offset: list[int]  # [records]
-    ordered_at: list[int]  # [records]
+    offset: Array  # [records]
+    ordered_at: Array  # [records]
     order: list[bytes]  # [records] digests of the orders
     ids: list[bytes]  # digests that records are remembered by, one or two each
     id_start: Sequence[int]  # [records + 1] where the ids of each begin
-    id_now: list[int]  # [ids] `now` of their records
+    id_now: Array  # [ids] `now` of their records
     apart: bool  # whether there are records whose order is not one of their ids
-    lines: list[int]  # [records] number of lines
+    lines: Array  # [records] number of lines
     line_start: list[int]  # [records + 1]
     product: Array  # [lines] codes, int64
     quantity: Array  # [lines] int64
@@ -43,16 +46,20 @@ class PlainOrders:
 
     def tied(self, digests: set[bytes]) -> set[int]:
         """Records of these orders or ids."""
-        found = {bisect_right(self.id_start, k) - 1 for k, known in enumerate(self.ids) if known in digests}
-        if self.apart:
-            found.update([i for i, order in enumerate(self.order) if order in digests])
-        return found
+        found = {bisect_right(self.id_start, k) - 1 for k in _places(self.ids, digests)}
+        return found.union(_places(self.order, digests)) if self.apart else found
 
 
 def _repeated(digests: list[bytes]) -> set[bytes]:
+    if len(set(digests)) == len(digests):
+        return set()
     met: set[bytes] = set()
     add = met.add  # gives None: what is new is noted and left out
     return {digest for digest in digests if digest in met or add(digest)}
+
+
+def _places(digests: list[bytes], wanted: set[bytes]) -> Iterator[int]:
+    return itertools.compress(itertools.count(), map(wanted.__contains__, digests))
 
 
 class OrderRows:
@@ -60,48 +67,42 @@ class OrderRows:
 
     def __init__(self, products: Products) -> None:
         self._products = products
-        self._kind: list[int] = []
-        self._at: list[int] = []
-        self._ordered_at: list[int] = []
-        self._offset: list[int] = []
-        self._lines: list[int] = []
-        self._rows: list[tuple[Array, Array, Array] | tuple[list[int], list[int], list[int]]] = []
+        self._kinds: list[int] = []  # of each piece
+        self._events: list[tuple[Numbers, Numbers, Numbers, Numbers]] = []  # at, ordered at, offset, number of lines
+        self._lines: list[tuple[Numbers, Numbers, Numbers]] = []  # product, quantity, amount
 
     def add(self, kind: EventKind, at: int, ordered_at: int, offset: int, lines: Sequence[Line]) -> None:
         if not lines:
             return
-        self._kind.append(int(kind))  # arrays are made of members of an enumeration ten times as slowly
-        self._at.append(at)
-        self._ordered_at.append(ordered_at)
-        self._offset.append(offset)
-        self._lines.append(len(lines))
+        self._kinds.append(int(kind))  # arrays are made of members of an enumeration ten times as slowly
+        self._events.append(([at], [ordered_at], [offset], [len(lines)]))
         codes = [self._products[line.product] for line in lines]
-        self._rows.append((codes, [line.quantity for line in lines], [line.amount for line in lines]))
+        self._lines.append((codes, [line.quantity for line in lines], [line.amount for line in lines]))
 
     def extend(self, orders: PlainOrders, start: int, stop: int) -> None:
         """Rows of the records from `start` to before `stop`."""
-        self._kind += [int(EventKind.ORDER)] * (stop - start)
-        self._at += orders.ordered_at[start:stop]
-        self._ordered_at += orders.ordered_at[start:stop]
-        self._offset += orders.offset[start:stop]
-        self._lines += orders.lines[start:stop]
+        self._kinds.append(int(EventKind.ORDER))
+        at, offset, number = (column[start:stop] for column in (orders.ordered_at, orders.offset, orders.lines))
+        self._events.append((at, at, offset, number))
         lines = slice(orders.line_start[start], orders.line_start[stop])
-        self._rows.append((orders.product[lines], orders.quantity[lines], orders.amount[lines]))
+        self._lines.append((orders.product[lines], orders.quantity[lines], orders.amount[lines]))
 
     def by_partition(self) -> Iterator[tuple[int, int, dict[str, Column | Coded]]]:
         """Partitions with rows, ascending; how many rows, and those of their columns that differ between orders."""
-        if not self._rows:
+        if not self._kinds:
             return
-        pieces = zip(*self._rows, strict=True)
-        products, quantity, amount = [np.concatenate(column, dtype=np.int64) for column in pieces]
-        partition = np.array(self._products.partitions)[products]
+        kind = np.repeat(np.array(self._kinds, np.int8), [len(piece[0]) for piece in self._events])
+        at, ordered_at, offset, lines = _joined(self._events)
+        products, quantity, amount = _joined(self._lines)
+        # Few partitions: 16 bits are sorted by counting.
+        partition = np.frombuffer(self._products.partitions, np.intc)[products].astype(np.int16)
         row = np.argsort(partition, kind="stable")
-        event = np.repeat(np.arange(len(self._lines)), self._lines)[row]
+        event = np.repeat(np.arange(len(lines)), lines)[row]
         columns: dict[str, Array] = {
-            "kind": np.array(self._kind, np.int8)[event],
-            "at": np.array(self._at, np.int64)[event],
-            "ordered_at": np.array(self._ordered_at, np.int64)[event],
-            "source_offset": np.array(self._offset, np.int64)[event],
+            "kind": kind[event],
+            "at": at[event],
+            "ordered_at": ordered_at[event],
+            "source_offset": offset[event],
             "quantity": quantity[row],
             "amount": amount[row],
         }
@@ -113,3 +114,7 @@ class OrderRows:
                 values = [names[code] for code in met.dictionary.to_pylist()]
                 found: dict[str, Column | Coded] = {name: column[start:stop] for name, column in columns.items()}
                 yield number, stop - start, {**found, "product": Coded(met.indices.to_numpy(), values)}
+
+
+def _joined(pieces: Sequence[tuple[Numbers, ...]]) -> Iterator[Array]:
+    return (np.concatenate(column, dtype=np.int64) for column in zip(*pieces, strict=True))

@@ -49,11 +49,12 @@ _HEAD = 0  # in the place of a product
 def packed(now: Array, ordered_at: Array, start: Array, product: Array, quantity: Array, amount: Array) -> list[bytes]:
     """What `OrderMemory.extend` takes, of orders [orders] with the lines [lines] from `start` [orders + 1]."""
     head = start[:-1] + np.arange(len(now))
+    line = np.arange(len(product)) + np.repeat(np.arange(1, len(now) + 1), np.diff(start))
     rows = np.empty((len(now) + len(product), 4), "<i8")
-    is_line = np.ones(len(rows), bool)
-    is_line[head] = False
-    rows[head] = np.stack([np.full(len(now), _HEAD), now, ordered_at, np.zeros(len(now), np.int64)], axis=1)
-    rows[is_line] = np.stack([product, quantity, quantity, amount], axis=1)
+    fields = ((_HEAD, product), (now, quantity), (ordered_at, quantity), (0, amount))
+    for column, (of_head, of_line) in enumerate(fields):
+        rows[head, column] = of_head
+        rows[line, column] = of_line
     whole, ends = rows.tobytes(), (_ROW.size * np.append(head, len(rows))).tolist()
     return [whole[a:b] for a, b in itertools.pairwise(ends)]
 

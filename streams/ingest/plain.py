@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import re
 from array import array
-from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate, chain, repeat
 from typing import Annotated, Literal
 
@@ -18,6 +17,7 @@ import msgspec
 import numpy as np
 
 from streams.calendars import Platform
+from streams.codecs import Array
 from streams.ingest.columns import PlainOrders
 from streams.ingest.config import IngestConfig
 from streams.ingest.events import order_event_id
@@ -26,7 +26,7 @@ from streams.ingest.privacy import Keyring, digests
 from streams.ingest.products import Products
 from streams.ingest.values import END, epoch_ms, minor_units
 from streams.records import Order, product_key
-from streams.stage import Message
+from streams.stage import Message, offsets, timestamps, values
 from streams.topics import DAY_MS, PLATFORM_MAX_BYTES
 
 _REMEMBERED = 100_000  # values of each kind
@@ -41,12 +41,16 @@ class _Line(msgspec.Struct, frozen=True, gc=False):
     unit_price: str | int | float
 
 
-# The currency without its pattern, which would cost as much as all the rest: it is compared with the platform's.
+_READ_LINE = msgspec.json.Decoder(_Line).decode
+
+
+# The currency without its pattern, which would cost as much as all the rest: it is compared with the platform's. Lines
+# as they are written: most are written as one before was, and that is known by its bytes.
 class _Placed(Order, frozen=True, kw_only=True, gc=False):
     ordered_at: str | Annotated[int, msgspec.Meta(ge=0, lt=END)]
     currency: str
     status: Literal["placed"]
-    lines: Annotated[list[_Line], msgspec.Meta(min_length=1, max_length=1000)]  # type: ignore[assignment]
+    lines: Annotated[list[msgspec.Raw], msgspec.Meta(min_length=1, max_length=1000)]  # type: ignore[assignment]
 
 
 _BLANK = _Placed(platform="", order_id="", buyer_id="", ordered_at=0, currency="", status="placed", lines=[])
@@ -75,83 +79,66 @@ class PlainReader:
 
     def read(self, messages: Sequence[Message], now: int) -> PlainOrders:
         """Columns of a poll; `now` is the newest record time before it."""
-        config = self._config
-        if len(self._offers.prices) > _REMEMBERED:
+        if len(self._offers.products) > _REMEMBERED:
             self._forget()
-        records, unread = self._decoded(messages)
+        records, unread = self._decoded(values(messages))
         odd = set(unread)
         shops = [self._shops.get((r.platform, r.currency), self._nowhere) for r in records]
         if self._nowhere in shops:
             odd.update([i for i, shop in enumerate(shops) if shop is self._nowhere])
 
-        stamps = [m.timestamp for m in messages]
-        latest = [stamp + config.max_future_ms for stamp in stamps]
-        ordered_at = self._instants.read([r.ordered_at for r in records])
-        odd.update([i for i, at in enumerate(ordered_at) if not 0 <= at < END or at > latest[i]])
+        stamps = np.array(timestamps(messages), np.int64)
+        latest = stamps + self._config.max_future_ms
+        ordered_at = np.array(self._instants.read([r.ordered_at for r in records]), np.int64)
+        odd.update(np.flatnonzero((ordered_at < 0) | (ordered_at >= END) | (ordered_at > latest)).tolist())
 
         lines = [len(r.lines) for r in records]
         line_start = np.append(0, np.cumsum(lines))
-        flat = list(chain.from_iterable([r.lines for r in records]))
-        offer = np.array(self._offered(flat, lines, shops), np.int64)
-        price = np.array(self._offers.prices)[offer]
-        quantity = np.array([line.quantity for line in flat], np.int64)
-        wrong = (offer == 0) | (quantity > config.max_quantity)
-        odd.update(np.repeat(np.arange(len(records)), lines)[wrong].tolist())
-        product, amount = np.array(self._offers.products, np.int64)[offer], quantity * price
+        written = map(bytes, chain.from_iterable([r.lines for r in records]))
+        offers = chain.from_iterable(map(repeat, [shop.offers for shop in shops], lines))
+        offer = np.array([known[line] for known, line in zip(offers, written, strict=True)], np.int64)
+        if not offer.all():
+            odd.update((np.searchsorted(line_start, np.flatnonzero(offer == 0), side="right") - 1).tolist())
+        product, quantity, amount = self._offers.of(offer)
 
         order = digests([shop.order for shop in shops], [r.order_id for r in records])
         natural = order
         if [r for r in records if r.status_at is not None]:
-            natural = self._naturals(records, shops, order, latest, odd)
+            natural = self._naturals(records, shops, order, latest.tolist(), odd)
         ids, id_start = self._ids(records, shops, natural)
-        now_at = list(accumulate(stamps, max, initial=now))[1:]
+        now_at = np.maximum(np.maximum.accumulate(stamps), now)
         return PlainOrders(
             odd=odd,
             unread=unread,
-            now=now_at,
-            offset=[m.offset for m in messages],
+            now=now_at.tolist(),
+            offset=np.array(offsets(messages), np.int64),
             ordered_at=ordered_at,
             order=order,
             ids=ids,
             id_start=id_start,
-            id_now=np.repeat(now_at, np.diff(id_start)).tolist(),
+            id_now=np.repeat(now_at, np.diff(id_start)),
             apart=natural is not order,
-            lines=lines,
+            lines=np.array(lines, np.int64),
             line_start=line_start.tolist(),
             product=product,
             quantity=quantity,
             amount=amount,
-            placed=packed(np.array(now_at), np.array(ordered_at), line_start, product, quantity, amount),
+            placed=packed(now_at, ordered_at, line_start, product, quantity, amount),
         )
 
-    def _decoded(self, messages: Sequence[Message]) -> tuple[list[_Placed], list[int]]:
-        """A record for each message, and which of them are blanks because there is nothing plain to read."""
-        values = [m.value or b"" for m in messages]
-        if max(map(len, values)) > PLATFORM_MAX_BYTES:
-            values = [value if len(value) <= PLATFORM_MAX_BYTES else b"" for value in values]
+    def _decoded(self, values: list[bytes | None]) -> tuple[list[_Placed], list[int]]:
+        """A record for each value, and which of them are blanks because there is nothing plain to read."""
+        read = [value if value and len(value) <= PLATFORM_MAX_BYTES else b"" for value in values]
         records: list[_Placed] = []
         unread: list[int] = []
-        rest = map(self._decode, values)
-        while len(records) < len(values):
+        rest = map(self._decode, read)
+        while len(records) < len(read):
             try:
                 records.extend(rest)  # keeps what it has read when one fails, and goes on behind that
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 unread.append(len(records))
                 records.append(_BLANK)
         return records, unread
-
-    def _offered(self, flat: list[_Line], lines: list[int], shops: list[_Shop]) -> list[int]:
-        """Number of each line's offer; 0 for lines that are not plain."""
-        offers = chain.from_iterable(map(repeat, [shop.offers for shop in shops], lines))
-        found = [
-            known.get(f"{line.product_id}\n{line.unit_price}", -1) if isinstance(line.unit_price, str) else -1
-            for known, line in zip(offers, flat, strict=True)
-        ]
-        if -1 in found:
-            start = [0, *accumulate(lines)]
-            for k in [k for k, number in enumerate(found) if number < 0]:
-                found[k] = shops[bisect_right(start, k) - 1].offer(flat[k])
-        return found
 
     def _naturals(
         self, records: list[_Placed], shops: list[_Shop], order: list[bytes], latest: list[int], odd: set[int]
@@ -181,16 +168,22 @@ class PlainReader:
 
 
 class _Offers:
-    """What lines sell, by number: a product and its price in minor units. Number 0 is none."""
+    """What lines say, by number: a product, a quantity, and both times the price in minor units. Number 0 is none."""
 
     def __init__(self) -> None:
-        self.products = array("q", [0])
-        self.prices = array("q", [0])
+        self.products, self._quantities, self._amounts = (array("q", [0]) for _ in range(3))
 
-    def add(self, product: int, price: int) -> int:
+    def add(self, product: int, quantity: int, amount: int) -> int:
         self.products.append(product)
-        self.prices.append(price)
-        return len(self.prices) - 1
+        self._quantities.append(quantity)
+        self._amounts.append(amount)
+        return len(self.products) - 1
+
+    def of(self, numbers: Array) -> tuple[Array, Array, Array]:
+        """[numbers] product, quantity and amount of each."""
+        columns = (self.products, self._quantities, self._amounts)
+        product, quantity, amount = (np.frombuffer(column, np.int64)[numbers] for column in columns)
+        return product, quantity, amount
 
 
 class _Shop:
@@ -202,25 +195,37 @@ class _Shop:
         self.platform = platform
         self.order = keyring.primed("order", platform.name)
         self.event = keyring.primed("event", platform.name)
-        # By product id and price, a line break between them: one look where two would wait for memory twice.
-        self.offers: dict[str, int] = {}
+        self.offers = _Written(self._read)
         self._name, self._products, self._all = name, products, offers
-        self._most = min(config.max_price_minor, 2**31)  # times a quantity it must fit
+        self._config = config
 
-    def offer(self, line: _Line) -> int:
+    def _read(self, line: bytes) -> int:
         """Number of a line's offer; 0 if the line is not plain."""
-        product_id, price = line.product_id, line.unit_price
-        # No id that can be printed, and no price, has a line break in it.
-        key = f"{product_id}\n{price}" if isinstance(price, str) else f"{product_id}\n\n{price!r}"
-        if key in self.offers:
-            return self.offers[key]
-        minor = minor_units(price, self.platform.currency)
-        if minor is None or not 1 <= minor <= self._most:
+        try:
+            product_id, quantity, unit_price = msgspec.structs.astuple(_READ_LINE(line))
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return 0
+        price = minor_units(unit_price, self.platform.currency)
+        most = min(self._config.max_price_minor, 2**31)  # times a quantity it must fit
+        if price is None or not 1 <= price <= most or quantity > self._config.max_quantity:
             return 0
         if not 1 <= len(product_id) <= _MAX_ID or not product_id.isprintable():
             return 0
-        self.offers[key] = self._all.add(self._products[product_key(self._name, product_id)], minor)
-        return self.offers[key]
+        return self._all.add(self._products[product_key(self._name, product_id)], quantity, quantity * price)
+
+
+class _Written(dict[bytes, int]):
+    """Numbers of the offers of one platform's lines, by what was written."""
+
+    def __init__(self, read: Callable[[bytes], int]) -> None:
+        super().__init__()
+        self._read = read
+
+    def __missing__(self, line: bytes) -> int:
+        number = self._read(line)
+        if number:
+            self[line] = number
+        return number
 
 
 class Instants:

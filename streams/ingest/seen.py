@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from streams.codecs import Array
 from streams.errors import SnapshotError
 from streams.ingest.privacy import DIGEST_BYTES
 
@@ -35,13 +36,15 @@ class SeenIds:
     def add(self, digests: Iterable[bytes], now: int) -> None:
         for digest in digests:
             if digest not in self._known:
-                self.extend([digest], [now])
+                self._known.add(digest)
+                self._digests += digest
+                self._times.append(now)
 
-    def extend(self, digests: Sequence[bytes], times: Iterable[int]) -> None:
-        """Add digests that are new and differ from each other, each with its time."""
+    def extend(self, digests: Sequence[bytes], times: Array) -> None:
+        """Add digests that are new and differ from each other, each with its time, int64."""
         self._known.update(digests)
         self._digests += b"".join(digests)
-        self._times.extend(times)
+        self._times.frombytes(times.tobytes())
 
     def discard(self, digests: Iterable[bytes]) -> None:
         for digest in digests:

@@ -159,7 +159,7 @@ class IngestStage:
         """Plain orders from `start` to before `stop`."""
         if start == stop:
             return
-        times = orders.ordered_at[start:stop]
+        times = orders.ordered_at[start:stop].tolist()
         newest = max(times) if self._mark.newest is None else max(*times, self._mark.newest)
         if stop - start > 1 and self._day_of(newest) != self._day_of(self._mark.newest):
             middle = (start + stop) // 2  # a day may end here: after which record?

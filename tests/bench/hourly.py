@@ -17,11 +17,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from streams import kafka
 from streams.codecs import encode_batch
 from streams.observing import Silent
 from streams.runner import Runner, RunnerConfig
-from streams.stage import Message, Output, StageSpec, TaskKey
+from streams.stage import Message, Output, StageSpec, TaskKey, values
 from tests.bench.job import HOUR_MS, LAG_MS, PARTITIONS, Mark, mark, report
 
 COMMIT_MS = 500
@@ -74,7 +73,7 @@ class Hourly:
         return True
 
     def fold(self, messages: Sequence[Message]) -> list[Output]:
-        rows, at, units, price = self._columns(kafka.values(messages))
+        rows, at, units, price = self._columns(values(messages))
         if not len(rows):
             return []
         revenue = units * price
@@ -141,11 +140,11 @@ class Hourly:
 
     def snapshot(self) -> dict[str, bytes]:
         starts, rows, sums = [], [], []
-        for hour, values in sorted(self._open.items()):
-            touched = np.flatnonzero(values[0])
+        for hour, open_sums in sorted(self._open.items()):
+            touched = np.flatnonzero(open_sums[0])
             starts.append(np.full(len(touched), hour))
             rows.append(touched)
-            sums.append(values[:, touched])
+            sums.append(open_sums[:, touched])
         none = np.empty(0, dtype=np.int64)
         cells = np.concatenate([np.empty((3, 0), dtype=np.int64), *sums], axis=1)
         columns = [np.concatenate([none, *starts]), np.concatenate([none, *rows]), *cells]

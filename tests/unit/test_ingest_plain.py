@@ -41,6 +41,12 @@ def _line(event: Event, **fields: object) -> Event:
     return {**event, "lines": [{**event["lines"][0], **fields}, *event["lines"][1:]]}
 
 
+def _written(event: Event, old: bytes, new: bytes) -> bytes:
+    """As JSON, with its first line written otherwise."""
+    head, lines = json.dumps(event).encode().split(b'"lines"')
+    return head + b'"lines"' + lines.replace(old, new, 1)
+
+
 # What may be wrong, or only unusual, in an order.
 TWISTS: list[Wrong] = [
     lambda e: b"{",
@@ -87,6 +93,17 @@ TWISTS: list[Wrong] = [
     lambda e: _line(e, product_id=""),
     lambda e: _line(e, product_id="p\u0001"),
     lambda e: _line(e, product_id="x" * 257),
+    lambda e: _line(e, note={"said": ["\u00e9", 1.5, None]}),
+    # Lines are known by their bytes: the same line written in another way, and one that only begins like another.
+    lambda e: json.dumps(e, indent=1).encode(),
+    lambda e: json.dumps(e, sort_keys=True, separators=(",", ":")).encode(),
+    lambda e: _written(e, b'"quantity"', b'"note": "\xff", "quantity"'),
+    lambda e: _written(e, b'"quantity"', b'"note": "\\ud800", "quantity"'),
+    lambda e: _written(e, b'"quantity"', b'"quantity": 7, "quantity"'),
+    lambda e: _written(e, b'"quantity"', b'"\\u0071uantity"'),
+    lambda e: _written(e, b'"quantity"', b'"quantity": 01, "quantity"'),
+    lambda e: _written(e, b'"quantity"', b'"note": ' + b"[" * 2_000 + b"]" * 2_000 + b', "quantity"'),
+    lambda e: _written(e, b'"product_id"', b"product_id"),
 ]
 
 
