@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
-from operator import methodcaller
 from typing import Any, overload
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Producer, TopicPartition
@@ -19,10 +18,6 @@ from streams.stage import Message, Output, TaskKey
 _LOG = logging.getLogger("streams.librdkafka")
 MAX_RECORD_BYTES = 8 * 1024 * 1024
 LOST_AFTER_S = 10.0  # as long as a transaction may last
-# Methods to map over a poll: half the time of a loop that calls them.
-_ERROR, _TOPIC, _PARTITION, _OFFSET, _TIMESTAMP, _VALUE = map(
-    methodcaller, ("error", "topic", "partition", "offset", "timestamp", "value")
-)
 
 
 def consumer(bootstrap: str, group: str, instance: str = "", wait_ms: int = 50) -> Consumer:
@@ -162,13 +157,13 @@ class Polled(Sequence[Message]):
         return map(message, self._records)
 
     def values(self) -> list[bytes | None]:
-        return [*map(_VALUE, self._records)]
+        return [record.value() for record in self._records]
 
     def offsets(self) -> list[int]:
-        return [*map(_OFFSET, self._records)]
+        return [record.offset() for record in self._records]
 
     def timestamps(self) -> list[int]:
-        return [at for _, at in map(_TIMESTAMP, self._records)]
+        return [record.timestamp()[1] for record in self._records]
 
 
 def runs(records: list[Any]) -> Iterator[tuple[TaskKey, bool, list[Any]]]:
@@ -176,12 +171,11 @@ def runs(records: list[Any]) -> Iterator[tuple[TaskKey, bool, list[Any]]]:
 
     librdkafka hands out what it fetched of a partition in one piece, so a poll is a few runs.
     """
-    failed = [error is not None for error in map(_ERROR, records)]
+    topics, partitions = [r.topic() for r in records], [r.partition() for r in records]
+    failed = [r.error() is not None for r in records]
     start = 0
-    for (topic, partition, errors), run in groupby(
-        zip(map(_TOPIC, records), map(_PARTITION, records), failed, strict=True)
-    ):
-        end = start + sum(1 for _ in run)
+    for (topic, partition, errors), run in groupby(zip(topics, partitions, failed, strict=True)):
+        end = start + len(list(run))
         yield (topic, partition), errors, records[start:end]
         start = end
 
