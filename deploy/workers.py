@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import time
@@ -96,6 +97,7 @@ def run_worker(name: str, settings: Settings, bootstrap: str, stop: Stopper) -> 
         _LOG.warning(line)
     spec = _SPECS[name](settings)
     runner = Runner(spec, runner_config(settings, bootstrap), stop, observer(settings, name))
+    gc.freeze()  # or the collector would go through modules and models again with every few polls
     if name != "signals":
         _run(runner.run, stop)
         return 0

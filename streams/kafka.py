@@ -173,10 +173,16 @@ def runs(records: list[Any]) -> Iterator[tuple[TaskKey, bool, list[Any]]]:
     """
     topics, partitions = [r.topic() for r in records], [r.partition() for r in records]
     failed = [r.error() is not None for r in records]
+    # A tuple for each record would call up the garbage collector every few hundred of them.
+    if not any(failed) and topics.count(topics[0]) == len(topics):
+        places = (((topics[0], partition), False, run) for partition, run in groupby(partitions))
+    else:
+        cut = groupby(zip(topics, partitions, failed, strict=True))
+        places = (((topic, partition), errors, run) for (topic, partition, errors), run in cut)
     start = 0
-    for (topic, partition, errors), run in groupby(zip(topics, partitions, failed, strict=True)):
+    for key, errors, run in places:
         end = start + len(list(run))
-        yield (topic, partition), errors, records[start:end]
+        yield key, errors, records[start:end]
         start = end
 
 

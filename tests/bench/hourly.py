@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import sys
 import threading
@@ -216,7 +217,9 @@ def main() -> None:
         bootstrap, PARTITIONS, commit_interval_ms=COMMIT_MS, snapshot_interval_ms=SNAPSHOT_MS, max_poll=MAX_POLL
     )
     spec = StageSpec(output, (source,), partial(_Timed, output), batched=True)
-    Runner(spec, config, stop.is_set, _Watch(int(events))).run()
+    runner = Runner(spec, config, stop.is_set, _Watch(int(events)))
+    gc.freeze()  # as deploy/workers.py does
+    runner.run()
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 
 import msgspec
@@ -21,6 +22,7 @@ def main() -> None:
     consumer.assign([TopicPartition(source, p, 0) for p in range(PARTITIONS)])
     decode = msgspec.json.Decoder(Order).decode
     first, seen, bad = None, 0, 0
+    gc.freeze()  # as deploy/workers.py does
     while seen < events:
         for record in consumer.consume(10_000, 0.1):
             if record.error() is not None:  # the end of a partition
