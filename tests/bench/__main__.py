@@ -7,6 +7,7 @@ import json
 import logging
 import signal
 import sys
+from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from streams.errors import BrokerError
@@ -14,6 +15,18 @@ from tests.bench import engine, ingest, latency, windows
 from tests.bench.suite import ROOT, BenchError, Part, Settings, say
 
 PARTS: dict[str, Part] = {p.name: p for p in (engine.PART, ingest.PART, windows.PART, latency.PART)}
+# Every key of engine.json; what was not run, or did not come to an end, stays null.
+LAYOUT: dict[str, Any] = {
+    "equal_job": {
+        **{name: dict.fromkeys(("events_per_s", "peak_mib", "right")) for name in engine.ENGINES},
+        **dict.fromkeys(("ratio_to_best_peer", "ratio_to_limit")),
+    },
+    "ingest": {"lines_per_s": None},
+    "windows": dict.fromkeys(("events_per_s", "growth_1m", "hot_key", "bytes_per_product")),
+    "snapshot": dict.fromkeys(("pause_s", "restore_s")),
+    "latency_ms": {"order_to_score": {"p50": None, "p99": None}, "outcome_to_head": {"p99": None}},
+    "state_bytes_ratio_to_quix": None,
+}
 FOLDER = ROOT / "build" / "bench"
 LEAST = 10_000
 
@@ -65,12 +78,20 @@ def parse(arguments: list[str]) -> tuple[list[Part], Settings]:
     return [PARTS[name] for name in given.parts or PARTS], Settings(FOLDER, engines, given.events, given.repeat)
 
 
+def filled(layout: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
+    """The layout with what was found in its places, and after it what only was found."""
+    both = dict(layout)
+    for name, value in found.items():
+        both[name] = filled(both.get(name) or {}, value) if isinstance(value, Mapping) else value
+    return both
+
+
 def main(arguments: list[str]) -> int:
     parts, settings = parse(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the broker and the worker are ended
     logging.basicConfig(level=logging.ERROR)  # librdkafka warns while a young broker loads
     settings.folder.mkdir(parents=True, exist_ok=True)
-    keys: dict[str, Any] = {}
+    keys, failed = LAYOUT, False
     for number, part in enumerate(parts, 1):
         minutes = part.estimate_s(settings) / 60
         say(f"{part.name} ({number} of {len(parts)}), {minutes:.1f} min or so: {part.about}")
@@ -78,14 +99,15 @@ def main(arguments: list[str]) -> int:
             piece = part.run(settings)
         except (BenchError, BrokerError) as error:
             say(f"bench: {part.name}: {error}")
-            return 1
-        keys |= piece.keys
+            failed = True  # the others are worth knowing all the same
+            continue
+        keys = filled(keys, piece.keys)
         for table in piece.tables:
             print(f"\n{table}\n", flush=True)
     file = settings.folder / "engine.json"
     file.write_text(json.dumps(keys, indent=2) + "\n")
     say(f"figures: {file.relative_to(ROOT)}")
-    return 0
+    return int(failed)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import pytest
 from streams.embedded import fold
 from streams.stage import Message, Output
 from tests.bench import orders
-from tests.bench.__main__ import parse
+from tests.bench.__main__ import LAYOUT, filled, parse
 from tests.bench.engine import ENGINES, EqualJob, Result, piece
 from tests.bench.hourly import Hourly
 from tests.conftest import TestBroker
@@ -70,6 +70,14 @@ def test_ratios_are_left_out_where_one_side_did_not_run() -> None:
     both = piece([own, quix]).keys
     assert both["equal_job"]["ratio_to_best_peer"] == 6.0
     assert both["state_bytes_ratio_to_quix"] == 0.05
+
+
+def test_a_part_that_was_not_run_leaves_its_keys_out() -> None:
+    keys = filled(LAYOUT, piece([Result("limit", 10, 600.0, 600.0, 1.0, True, None)]).keys)
+    assert keys["equal_job"]["limit"]["events_per_s"] == 600
+    assert keys["equal_job"]["faust"] == {"events_per_s": None, "peak_mib": None, "right": None}
+    assert keys["latency_ms"] == {"order_to_score": {"p50": None, "p99": None}, "outcome_to_head": {"p99": None}}
+    assert LAYOUT["equal_job"]["limit"]["events_per_s"] is None
 
 
 @pytest.mark.parametrize("wrong", [["--engines", "flink"], ["--events", "3"], ["--repeat", "0"], ["no-part"]])
