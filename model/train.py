@@ -41,7 +41,7 @@ class TrainConfig:
     augmentation: Augmentation = field(default_factory=Augmentation)
     seed: int = 0
     epochs: int = 3
-    min_steps: int = 150  # a short history gets more epochs, so that it gets as many steps
+    min_steps: int = 400  # a short history gets more epochs, so that it gets as many steps
     patience: float = 0.5  # share of the epochs without a better validation loss before training ends
     batch_rows: int = 256  # of all processes together
     learning_rate: float = 2e-3
