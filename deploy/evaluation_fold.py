@@ -28,7 +28,17 @@ _SCHEMA = pa.schema(
     [("partition", pa.int32()), ("offset", pa.int64()), ("timestamp", pa.int64()), ("value", pa.binary())]
 )
 _GROUP = 256  # messages a row group
-_FOLDING = ("streams", "featurizers", "deploy/sources", "deploy/loop.py", "deploy/pipeline.py", "deploy/training.py")
+_FOLDING = (  # code that windows come from
+    "streams/ingest",
+    *(
+        f"streams/{name}.py"
+        for name in ("calendars", "codecs", "embedded", "negative_binomial", "records", "watermarks")
+    ),
+    "featurizers",
+    "deploy/sources",
+    "deploy/loop.py",
+    "deploy/training.py",
+)
 
 
 @dataclass(frozen=True)
