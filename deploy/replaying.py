@@ -8,6 +8,7 @@ import importlib.metadata
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -96,13 +97,15 @@ def make_plan(settings: Settings, log: Log, request: Request, now: int | None = 
     if to <= start:
         raise ConfigurationError("--to lies before the day that --from is in; give a later one")
     chosen = planning.partitions_of(request.products, stages, change, partitions)
-    models = used(log, partitions, start, to).models
-    if len(models) > 1:
+    then = used(log, partitions, start, to)
+    if len(then.models) > 1:
         raise ReplayError(
-            f"the range was scored by {len(models)} networks ({', '.join(sorted(models))}): plan a replay for each"
+            f"the range was scored by {len(then.models)} networks ({', '.join(sorted(then.models))}): plan a replay "
+            "for each"
         )
+    model = next(iter(then.models), "")
     if change.head not in ("", LEARNT):
-        _require_head(log, change.head, next(iter(models), ""))
+        _require_head(log, change.head, model)
     if change.transform:
         load_transform(change.transform)
     plan = Plan(
@@ -115,18 +118,19 @@ def make_plan(settings: Settings, log: Log, request: Request, now: int | None = 
         to=to,
         stages=stages,
         change=change,
-        model=next(iter(models), ""),
+        model=model,
         products=tuple(request.products),
         into=request.into,  # type: ignore[arg-type]
     )
-    specs = specs_of(plan, settings, log)
+    specs = specs_of(plan, settings, log, then)
     forks = planning.forks_of(log, specs, stages, start, to, partitions, chosen, change.head == LEARNT)
     plan = msgspec.structs.replace(plan, forks=forks)
     return _estimated(plan, specs, log)
 
 
-def specs_of(plan: Plan, settings: Settings, log: Log) -> dict[str, StageSpec]:
-    """The stages of a plan, as the pipeline builds them, with the network and the heads that it says."""
+def specs_of(plan: Plan, settings: Settings, log: Log, then: Used | None = None) -> dict[str, StageSpec]:
+    """The stages of a plan, as the pipeline builds them, with the network and the heads that it says. `then` is what
+    the range was scored by, where that has been read already."""
     change = plan.change
     # Live windows beside the close ones, as the workers make them.
     specs: dict[str, StageSpec] = {"windows": pipeline.windows_spec(settings)}
@@ -135,7 +139,7 @@ def specs_of(plan: Plan, settings: Settings, log: Log) -> dict[str, StageSpec]:
         return specs
     bundle = pipeline.bundle_of(settings, change.model or plan.model)
     specs["learner"] = pipeline.learner_spec(settings.model_copy(update={"partitions": plan.partitions}), bundle)
-    then = used(log, plan.partitions, plan.start, plan.to)
+    then = then or used(log, plan.partitions, plan.start, plan.to)
     if plan.chained and change.head in ("", LEARNT):
         live = None if change.model else {p: _at(*of) for p, of in then.live.items()}
         since = plan.start if change.model else 0  # nothing was learnt under it before
@@ -163,14 +167,16 @@ def shadow_of(plan: Plan, settings: Settings, bootstrap: str) -> Shadow:
 
 
 def run_of(plan: Plan, settings: Settings, log: Log, shadow: Shadow, checkpoint_s: float = 10.0) -> Run:
-    change = plan.change
-    make: Callable[[], Rewriter | None] = lambda: None  # noqa: E731
-    if change.late or change.transform:
-        transform = load_transform(change.transform) if change.transform else None
-        redriven = redriven_of(log)
-        make = lambda: Rewriter(transform, redriven)  # noqa: E731
     specs = specs_of(plan, settings, log)
-    return Run(plan, specs, log, shadow, folder_of(settings, plan.replay), make, checkpoint_s)
+    return Run(plan, specs, log, shadow, folder_of(settings, plan.replay), _rewriter(plan.change, log), checkpoint_s)
+
+
+def _rewriter(change: Change, log: Log) -> Callable[[], Rewriter | None]:
+    """Makes one for each partition of trend.events, where rows are to be moved or changed."""
+    if not (change.late or change.transform):
+        return lambda: None
+    transform = load_transform(change.transform) if change.transform else None
+    return partial(Rewriter, transform, redriven_of(log))
 
 
 def compared(plan: Plan, settings: Settings, log: Log, bootstrap: str) -> tuple[Iterator[Pair], Differ]:

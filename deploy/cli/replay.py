@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from streams.replay.running import Result
 
 replay = typer.Typer(
-    help="Fold a part of the topics again beside the running system: plan, run, diff, and apply what it puts right.",
+    help="Fold a part of the topics again beside the running system: plan, run, diff, and apply what it puts right. "
+    "Settings (platforms, live windows, model folder) must be those of the workers.",
     no_args_is_help=True,
 )
 

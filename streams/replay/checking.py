@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 
 import msgspec
 import numpy as np
@@ -46,20 +47,24 @@ class Check:
         self._start, self._to = start, to
         self._passed_over = passed_over or set()
         self._begun = False
+        self._messages: Iterator[Message] | None = None
         self._published: dict[TaskKey, _Published] = {}
 
     def step(self, records: int) -> int:
         """Fold some records; offsets that this went on, 0 at the end."""
+        if self.position >= self.fork.end:
+            return 0
+        if self._messages is None:
+            messages = self._log.read(self.fork.task, self.position, self.fork.end)
+            self._messages = without(messages, self._passed_over)
         before = self.position
-        messages = without(self._log.read(self.fork.task, self.position, self.fork.end), self._passed_over)
-        for number, message in enumerate(messages, start=1):
+        for message in islice(self._messages, records):
             self._fold(message)
             self.position = message.offset + 1
             if self.difference is not None:
-                self.position = self.fork.end  # what follows from it would differ as well
-            if self.difference is not None or number == records:
-                return self.position - before
-        self.position = self.fork.end
+                break
+        if self.position == before or self.difference is not None:
+            self.position = self.fork.end  # what follows from a difference would differ as well
         return self.position - before
 
     def freeze(self) -> dict[str, bytes]:
