@@ -149,7 +149,7 @@ def _workers(at: Installation) -> Iterator[Finding]:
         since = min((task.waiting_since for task in own if task.waiting_since is not None), default=at.now)
         waits = f"{left:,} offsets wait, the oldest for {long(at.now - since)}" if left else "nothing waits yet"
         name = f"features --encoder {stage}" if stage in ("text", "image") else stage
-        if not at.members[stage]:
+        if not at.workers[stage]:
             yield Finding(
                 "problem" if left else "note", f"no worker of {stage} runs: {waits}", f"trendstream worker {name}"
             )

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from deploy.dead_letters import DLQ, REDRIVES, Selection, letters
-from deploy.topics import group_members, topic_settings
+from deploy.topics import active_groups, topic_settings
 from streams import kafka
 from streams.codecs import decode_json
 from streams.records import Head, Progress
@@ -85,7 +85,7 @@ class Installation:
     partitions: int  # that the settings say
     topics: Mapping[str, int]  # partitions by topic, of those that are there
     settings: Mapping[str, Mapping[str, str]]  # of each topic on the broker
-    members: Mapping[str, int]  # consumers by stage
+    workers: Mapping[str, int]  # that run, by stage
     tasks: tuple[TaskState, ...]
     head: Head | None  # the newest
     dead: Mapping[str, int]  # open dead letters by reason
@@ -130,13 +130,13 @@ def inspect(bootstrap: str, partitions: int, now: int) -> Installation:
             left = end - oldest[task].offset if task in oldest else 0
             since = oldest[task].timestamp if task in oldest else None
             tasks.append(TaskState(stage, *task, first, end, committed[task], left, since, progress, at))
-    members = group_members(bootstrap, [f"trendstream.{stage}" for stage in INPUTS])
+    active = active_groups(bootstrap)
     return Installation(
         now=now,
         partitions=partitions,
         topics=there,
         settings=topic_settings(bootstrap, list(there)) if there else {},
-        members={stage: members[f"trendstream.{stage}"] for stage in INPUTS},
+        workers={s: _workers(tasks, s) if f"trendstream.{s}" in active else 0 for s in INPUTS},
         tasks=tuple(tasks),
         head=_newest_head(bootstrap) if "model.heads" in there else None,
         dead=_open_letters(bootstrap) if {DLQ, REDRIVES} <= set(there) else {},
@@ -173,6 +173,11 @@ def held_snapshots(bootstrap: str) -> dict[Place, Held]:
             whole = [(m.offset, m.taken_at) for m, blobs in reversed(looked) if blobs is not None]
             found[stage, topic, partition] = Held(tuple(whole), len(looked) - len(whole))
     return found
+
+
+def _workers(tasks: Sequence[TaskState], stage: str) -> int:
+    """Of a stage of which any runs: as many as have committed the newest progress of its tasks."""
+    return len({task.progress.slot for task in tasks if task.stage == stage and task.progress}) or 1
 
 
 def _progress(bootstrap: str) -> list[tuple[int, Progress]]:

@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import islice
-from operator import attrgetter
 from typing import Any
 
 import jq
@@ -29,7 +28,7 @@ from streams.records import Redrive, SourcePosition
 from streams.stage import TaskKey
 
 _TRANSACTIONAL_ID = "trendstream.redrive"  # a second redrive fences the first
-_ANSWER_S = 30.0
+_ANSWER_S, _COUNTED_EACH_S = 30.0, 2.0
 
 
 @dataclass(frozen=True)
@@ -145,6 +144,7 @@ class Redriver:
     counts: Counts = field(default_factory=Counts)
     _sent: dict[TaskKey, set[int]] = field(default_factory=dict)  # offsets
     _begin: dict[int, int] = field(default_factory=dict)  # of trend.dlq, by partition
+    _counted: float = 0.0  # monotonic seconds
 
     def run(self, letters: Sequence[Letter], done: Callable[[int], None] = lambda _: None) -> Counts:
         """Send the open ones of these letters. Raises RedriveError at the error limit, with all before it sent."""
@@ -152,13 +152,18 @@ class Redriver:
         self._begin = {p: end for p, (_, end) in enumerate(kafka.end_offsets(self.bootstrap, DLQ))}
         began, looked = time.monotonic(), 0
         try:
-            producer.init_transactions(_ANSWER_S)
-            for batch in _batches(filter(attrgetter("open"), letters), self.pace.batch):
+            producer.init_transactions(
+                _ANSWER_S
+            )  # from here on no other redrive gets any further: see what it has sent
+            sent = {message.key for message in kafka.read(self.bootstrap, REDRIVES)}
+            left = (letter for letter in letters if letter.open and letter.id.encode() not in sent)
+            for batch in _batches(left, self.pace.batch):
                 mended = [self.mender.mend(letter, self.now()) for letter in batch]
                 self._send(producer, mended)
                 looked += len(batch)
                 done(looked)
-                self._count_back()
+                if time.monotonic() - self._counted > _COUNTED_EACH_S:
+                    self._count_back()
                 if self.counts.failures > self.pace.max_errors:
                     raise RedriveError(
                         f"stopped: {self.counts.failures} of {looked} letters failed again, more than --max-errors "
@@ -243,6 +248,7 @@ class Redriver:
         """Count the events that ingest has made dead letters of again."""
         sources = (decode_letter(message).source for message in kafka.read(self.bootstrap, DLQ, start=self._begin))
         places = {((source.topic, source.partition), source.offset) for source in sources}
+        self._counted = time.monotonic()
         self.counts.came_back = sum(offset in self._sent.get(task, ()) for task, offset in places)
 
 

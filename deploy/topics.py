@@ -9,13 +9,13 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import ConsumerGroupState, ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic  # type: ignore[attr-defined]
 
 from deploy.errors import TopicError
 from streams import kafka
 from streams.codecs import encode_json
-from streams.errors import BrokerError
+from streams.errors import BrokerError, UnreachableError
 from streams.kafka import partition_counts, read
 from streams.records import Skip
 from streams.replay.shadow import PROGRESS, shadow_topic
@@ -93,7 +93,8 @@ def describe_topics(bootstrap: str, timeout_s: float = 10.0) -> list[TopicState]
 
 def topic_settings(bootstrap: str, names: Sequence[str], timeout_s: float = 10.0) -> dict[str, dict[str, str]]:
     """What the broker keeps of a topic and how: the settings of `Topic.configuration`, by topic."""
-    asked = _admin(bootstrap).describe_configs([ConfigResource("topic", name) for name in names])
+    admin = _admin(bootstrap)  # it must live for as long as its answers are waited for
+    asked = admin.describe_configs([ConfigResource("topic", name) for name in names])
     try:
         found = {resource.name: future.result(timeout_s) for resource, future in asked.items()}
     except KafkaException as error:
@@ -102,28 +103,30 @@ def topic_settings(bootstrap: str, names: Sequence[str], timeout_s: float = 10.0
     return {name: {key: entries[key].value for key in kept} for name, entries in found.items()}
 
 
-def group_members(bootstrap: str, groups: Sequence[str], timeout_s: float = 10.0) -> dict[str, int]:
-    """How many consumers are in each group now."""
-    asked = _admin(bootstrap).describe_consumer_groups(list(groups), request_timeout=timeout_s)
-    members = {}
-    for name, future in asked.items():
-        try:
-            members[name] = len(future.result().members)
-        except KafkaException:  # a group that never was
-            members[name] = 0
-    return members
+def active_groups(bootstrap: str, timeout_s: float = 10.0) -> set[str]:
+    """Groups with a consumer in them. Asked by their list: a client whose first question is about one group was seen to
+    wait for its coordinator for good (confluent-kafka 2.16)."""
+    admin = _admin(bootstrap)
+    try:
+        found = admin.list_consumer_groups(request_timeout=timeout_s).result(timeout_s)
+    except KafkaException as error:
+        raise UnreachableError(f"groups on {bootstrap}: {error.args[0].str()}") from error
+    idle = (ConsumerGroupState.EMPTY, ConsumerGroupState.DEAD)
+    return {group.group_id for group in found.valid if group.state not in idle}
 
 
 def set_offsets(bootstrap: str, group: str, offsets: Mapping[TaskKey, int], timeout_s: float = 10.0) -> None:
     """Let a group go on from these offsets. Raises TopicError while any of its consumers runs."""
-    if group_members(bootstrap, [group], timeout_s)[group]:
+    if group in active_groups(bootstrap, timeout_s):
         raise TopicError(
             f"group {group} has running consumers; stop all workers of the stage, wait ten seconds, try again"
         )
     wanted = ConsumerGroupTopicPartitions(group, [TopicPartition(*task, offset) for task, offset in offsets.items()])
-    for future in _admin(bootstrap).alter_consumer_group_offsets([wanted], request_timeout=timeout_s).values():
+    admin = _admin(bootstrap)
+    admin.list_topics(timeout=timeout_s)  # before it looks for a coordinator: see `active_groups`
+    for future in admin.alter_consumer_group_offsets([wanted], request_timeout=timeout_s).values():
         try:
-            failed = [p for p in future.result().topic_partitions if p.error is not None]
+            failed = [p for p in future.result(2 * timeout_s).topic_partitions if p.error is not None]
         except KafkaException as error:
             raise TopicError(f"offsets of {group} could not be set: {error.args[0].str()}") from error
         if failed:

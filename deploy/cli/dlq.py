@@ -136,7 +136,7 @@ def show(
     if original.key is not None:
         facts["key"] = original.key.decode(errors="replace")
     show_facts(facts)
-    report_console().print(_placed(original.value, span(original.value, letter.dead.message)))
+    report_console().print(_placed(original.value, span(original.value, letter.dead.message)), soft_wrap=True)
 
 
 @dlq.command()

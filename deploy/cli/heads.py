@@ -155,14 +155,13 @@ def rollback(
     own state goes back with it, as far as it is kept (36 days), and learns on from there.
     """
     from deploy.heads import later_than, published, touched
-    from model.heads import is_frozen
 
     settings = load_settings(bootstrap=bootstrap)
     address = find_bootstrap(settings)
     found = published(address)
     target = _target(settings, found, version)
-    # Of the frozen network all heads come later; only the newest is meant then.
-    withdrawn = later_than(found, target.head)[-1 if is_frozen(target.head) else 0 :]
+    # Every head is later than the network as it was trained; only the newest is meant then.
+    withdrawn = later_than(found, target.head)[0 if target.head.epoch else -1 :]
     if not withdrawn:
         raise ConfigurationError(f"{target.head.version} is the newest head; there is nothing to go back from")
     impact = touched(address, {each.head.version for each in withdrawn}, target.at or withdrawn[0].at)
@@ -174,6 +173,7 @@ def rollback(
     new = _install(address, "heads rollback", target.head, plan, (dry_run, export), reason, yes)
     if impact.counts and not export:
         from deploy.rendering import iso
+        from model.heads import is_frozen
 
         first, last = (iso(at or 0).replace(" ", "T") for at in (impact.first, impact.last))
         typer.echo("what they have made is corrected by a replay; see what it would do with")

@@ -45,7 +45,7 @@ def _stage(at: Installation, stage: str) -> dict[str, Any]:
     committed_at = max((task.progress_at for task in own), default=0)
     return {
         "stage": stage,
-        "workers": at.members[stage],
+        "workers": at.workers[stage],
         "tasks": len(own),
         "left": sum(task.left for task in own),
         "waits_ms": None if since is None else at.now - since,

@@ -40,7 +40,7 @@ def test_offsets_set_by_hand_and_a_snapshot_topic_that_is_gone_are_named_and_put
         kafka.append(bootstrap, days(0, 4))
         wait_until(lambda: through(4), "the first days")
         workers.stop()
-        wait_until(lambda: not inspect(bootstrap, 2, 0).members["windows"], "nobody is in the group")
+        wait_until(lambda: not inspect(bootstrap, 2, 0).workers["windows"], "nobody is in the group")
         committed = {t.partition: t.committed for t in inspect(bootstrap, 2, 0).of("windows")}
         set_offsets(bootstrap, "trendstream.windows", {("trend.events", 1): 3})
         for future in AdminClient({"bootstrap.servers": bootstrap}).delete_topics(["trend.snapshots"]).values():

@@ -54,7 +54,7 @@ def test_a_worker_that_was_down_for_two_hours_catches_up_and_marks_what_was_stal
         # Two hours pass in which the platform sends three days more, and one comes after the machine is back.
         missed = days(5, 8)
         produce(bootstrap, missed, [now - TWO_HOURS_MS + i * TWO_HOURS_MS // len(missed) for i in range(len(missed))])
-        wait_until(lambda: not any(inspect(bootstrap, 2, 0).members[x] for x in ("ingest", "learner")), "both are gone")
+        wait_until(lambda: not any(inspect(bootstrap, 2, 0).workers[x] for x in ("ingest", "learner")), "both are gone")
         with drill("3-worker-down", bootstrap, capsys) as engineer:
             said = engineer("doctor", code=1)
             assert f"no worker of ingest runs: {len(missed)} offsets wait, the oldest for 2." in said

@@ -48,7 +48,7 @@ def healthy() -> Installation:
         partitions=1,
         topics={topic.name: topic.partitions for topic in made},
         settings={topic.name: topic.configuration() for topic in made},
-        members=dict.fromkeys(INPUTS, 1),
+        workers=dict.fromkeys(INPUTS, 1),
         tasks=tasks,
         head=frozen_head("n1", np.ones(12), [], NOW - 2 * DAY_MS),
         dead={},
@@ -136,7 +136,7 @@ SICK: dict[str, tuple[Callable[[Installation], Installation], str, str]] = {
     ),
     "no worker runs and something waits": (
         lambda at: replace(
-            changed("labels", left=7, waiting_since=NOW - 2 * HOUR)(at), members={**at.members, "labels": 0}
+            changed("labels", left=7, waiting_since=NOW - 2 * HOUR)(at), workers={**at.workers, "labels": 0}
         ),
         "no worker of labels runs: 7 offsets wait, the oldest for 2.0 h",
         "trendstream worker labels",
@@ -209,5 +209,5 @@ def test_what_other_things_rest_on_comes_first() -> None:
 
 
 def test_a_few_dead_letters_and_an_idle_stage_without_a_worker_are_no_problem() -> None:
-    at = replace(healthy(), dead={"bad-time": 2}, members={**healthy().members, "text": 0}, bundle="")
+    at = replace(healthy(), dead={"bad-time": 2}, workers={**healthy().workers, "text": 0}, bundle="")
     assert {finding.level for finding in diagnose(at)} == {"note"}
