@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,10 +103,10 @@ def run_world(
     days: int = 14,
     live: bool = True,
     spoilt: Callable[[Events], Events] = iter,
-    snapshot_after: int = 5,
+    then: Mapping[int, Callable[[Loop], None]] | None = None,
 ) -> World:
-    """Run all stages over the shop's events; `spoilt` may change what arrives, or when. Snapshots of every stage are
-    taken after some days, as the workers would."""
+    """Run all stages over the shop's events; `spoilt` may change what arrives, or when, and `then` does something after
+    some days. Snapshots of every stage are taken after five, as the workers would."""
     bundle = lively_bundle()
     save_bundle(bundle, folder / "models")
     settings = load_settings(
@@ -128,15 +128,14 @@ def run_world(
         pipeline.signals_spec(settings),
     ]
     loop = Loop(specs, PARTITIONS, chunk=20)
-    taken = False
+    steps = sorted({5: take_snapshots, **(then or {})}.items())
     batch: list[PlatformEvent] = []
     for topic, at, body in spoilt(events(days)):
         batch.append(event(topic, at, {"platform": "shop", **body}))
-        if not taken and at > START + snapshot_after * DAY:
+        if steps and at > START + steps[0][0] * DAY:
             loop.feed(batch)
             batch = []
-            take_snapshots(loop)
-            taken = True
+            steps.pop(0)[1](loop)
     loop.feed(batch)
     loop.settle(settings.idle_ms)
     _note_progress(loop)

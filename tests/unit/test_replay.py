@@ -17,12 +17,13 @@ import torch
 
 from deploy import replaying
 from deploy.lineage import LineageError, lineage
+from deploy.loop import Loop
 from deploy.replaying import Request
 from model.registry import save_bundle
 from streams.calendars import DAY, HOUR
-from streams.codecs import decode, decode_json, encode_batch, encode_json
+from streams.codecs import decode, decode_json, encode, encode_batch, encode_json
 from streams.errors import ReplayError
-from streams.records import OUTCOMES, WINDOWS, Head, InventorySignal, Score, Skip, WindowKind
+from streams.records import INSTALLS, OUTCOMES, WINDOWS, Head, InventorySignal, Score, Skip, WindowKind
 from streams.replay.corrections import corrections
 from streams.replay.diff import Differ
 from streams.replay.log import MemoryLog
@@ -289,6 +290,26 @@ def _decisions(world: World, first: int) -> dict[str, Any]:
                 held[_id(message)] = (fields["revision"], fields)
     left_out = ("revision", "replay", "events_offset", "window_id")
     return {i: {k: v for k, v in fields.items() if k not in left_out} for i, (_, fields) in sorted(held.items())}
+
+
+def _install_a_bad_head(loop: Loop) -> None:
+    """One that says six times as much of everything."""
+    good = decode_json(loop.log.records("model.heads")[-1].value or b"", Head)
+    bad = msgspec.structs.replace(good, version="by-hand", theta=[[1.8, *row[1:]] for row in good.theta])
+    loop.log.append("trend.matured", 0, encode(INSTALLS, {"head": [encode_json(bad)], "audit": ["a"]}), None, 0)
+
+
+def test_what_a_bad_head_has_said_would_not_be_as_if_it_had_never_been(
+    tmp_path: Path, late_and_not: tuple[World, World]
+) -> None:
+    bad, good = run_world(tmp_path, live=False, then={9: _install_a_bad_head}), late_and_not[1]
+    first = START + 9 * DAY
+    assert _decisions(bad, first) != _decisions(good, first)
+    made = plan(bad, start=9, to=None, head="learnt")
+    assert made.stages == ("inference", "labels", "learner", "signals")
+    run(bad, made)
+    assert apply(bad, made)
+    assert _decisions(bad, first) == _decisions(good, first)
 
 
 def test_a_crash_in_the_middle_of_apply_would_leave_gaps_or_repeats(late_and_not: tuple[World, World]) -> None:
