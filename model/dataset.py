@@ -23,6 +23,7 @@ Longs = npt.NDArray[np.int64]
 class DatasetConfig:
     max_rows: int = 150_000  # above it, an even sample by the hash of product and end
     validation_share: float = 0.2  # of the time spanned by the windows, at its end
+    daily: bool = False  # the units of every day ahead too: they take every window's newest day
     gap_days: int = max(HORIZONS)  # no label of a training row reaches into the validation rows
 
 
@@ -127,7 +128,8 @@ def collect(messages: Iterable[Message], config: DatasetConfig) -> Dataset:
         rows = decode(message.value)
         if rows.record is WINDOWS:
             sample.add(rows)
-            newest.append(_newest_day(rows))
+            if config.daily:
+                newest.append(_newest_day(rows))
             for modality in encoders:
                 names = [name for name in rows.coded(f"{modality}_encoder")[1] if name]
                 encoders[modality] = names[-1] if names else encoders[modality]
@@ -141,7 +143,9 @@ def collect(messages: Iterable[Message], config: DatasetConfig) -> Dataset:
         )
     columns, features = sample.finish()
     units = _join(columns["product"], columns["end"], outcomes)  # type: ignore[arg-type]
-    daily = _daily(columns["product"], columns["end"], newest)  # type: ignore[arg-type]
+    daily = np.full((len(units), AHEAD), -1, np.int64)
+    if newest:
+        daily = _daily(columns["product"], columns["end"], newest)  # type: ignore[arg-type]
     del columns["mixed"]
     return Dataset(features=features, units=units, daily=daily, encoders=encoders, **columns)  # type: ignore[arg-type]
 

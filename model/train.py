@@ -52,6 +52,10 @@ class TrainConfig:
     device: str = "cpu"
     checkpoint_steps: int = 100
 
+    def __post_init__(self) -> None:
+        daily = self.network.task == "sequence"
+        object.__setattr__(self, "dataset", replace(self.dataset, daily=daily))
+
 
 @dataclass(frozen=True)
 class Step:

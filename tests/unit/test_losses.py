@@ -23,7 +23,7 @@ R = torch.full((len(HORIZONS), len(SalesClass)), 3.0)
 
 @pytest.fixture(scope="module")
 def dataset() -> Dataset:
-    return collect(history(6, 70), DatasetConfig())
+    return collect(history(6, 70), DatasetConfig(daily=True))
 
 
 def answer(f: torch.Tensor, spread: float = 0.0) -> Answer:

@@ -64,7 +64,7 @@ def few() -> Dataset:
 
 @pytest.fixture(scope="module")
 def medium() -> Dataset:
-    return collect(history(30, 90), DatasetConfig())
+    return collect(history(30, 90), DatasetConfig(daily=True))
 
 
 def weights(bundle: Bundle) -> bytes:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
-import torch
 from safetensors.torch import save_file
 
+from deploy.processes import processes
 from model.dataset import DatasetConfig, collect
 from model.network import NetworkConfig
-from model.parallel import Group
 from model.train import TrainConfig, train_on
 from tests.unit.synthetic_windows import history
 
@@ -23,9 +23,9 @@ TOGETHER = TrainConfig(
 )
 
 if __name__ == "__main__":
-    torch.distributed.init_process_group("gloo")
-    group = Group.of()
-    dataset = collect(history(30, 90), DatasetConfig())
-    bundle = train_on(dataset, TOGETHER, workers=group)
-    save_file(bundle.network.state_dict(), Path(sys.argv[1]) / f"{group.rank}.safetensors")
-    torch.distributed.destroy_process_group()
+    with processes("cpu") as (workers, device):
+        mine = collect(history(30, 90), DatasetConfig(daily=True)) if workers.rank == 0 else None
+        dataset = workers.from_first(mine)
+        assert dataset is not None, "the first process has sent its rows"
+        bundle = train_on(dataset, replace(TOGETHER, device=device), workers=workers)
+        save_file(bundle.network.state_dict(), Path(sys.argv[1]) / f"{workers.rank}.safetensors")
