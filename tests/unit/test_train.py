@@ -159,7 +159,7 @@ def test_two_processes_would_train_another_network_than_one(medium: Dataset, tmp
         [sys.executable, "-m", *command, port, "-m", "tests.unit.train_together", str(tmp_path)],
         env=os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
         capture_output=True,
-        timeout=120,
+        timeout=240,
         check=False,
     )
     assert done.returncode == 0, done.stderr.decode()[-3000:]
@@ -171,7 +171,9 @@ def test_two_processes_would_train_another_network_than_one(medium: Dataset, tmp
     assert float((first["members.0.trunk.weight"] - untrained["members.0.trunk.weight"]).abs().max()) > 0.02
 
 
-@pytest.mark.parametrize(("kind", "task"), [*((kind, "count") for kind in NETWORKS), *(("cnn", t) for t in TASKS)])
+@pytest.mark.parametrize(
+    ("kind", "task"), [*((kind, "count") for kind in NETWORKS), *(("cnn", t) for t in TASKS if t != "count")]
+)
 def test_a_network_or_a_task_would_not_learn(medium: Dataset, kind: str, task: str) -> None:
     network = replace(SMALL.network, network=kind, task=task)
     bundle = train_on(medium, replace(SMALL, network=network, learning_rate=6e-3, batch_rows=32, epochs=3))
