@@ -114,7 +114,7 @@ def run_world(
         platforms={"shop": {"timezone": "UTC", "currency": "EUR"}},
         model_dir=folder / "models",
         replay_dir=folder / "replays",
-        live_interval_ms=4 * HOUR,
+        live_interval_ms=6 * HOUR,
         database_url=f"sqlite:///{folder / 'read-model.db'}",
     )
     if not live:
