@@ -59,7 +59,9 @@ def list_(
         "frozen",
         "events",
     )
-    table = Table(*names)
+    table = Table()
+    for name in names:
+        table.add_column(name, min_width=max(len(each.head.version) for each in found) if name == "version" else None)
     for each in found:
         shown = [_percent(each.error(days, of)) for days in (1, 7) for of in ("error", "frozen_error")]
         table.add_row(

@@ -50,6 +50,7 @@ def test_orders_of_a_bad_schema_are_found_mended_and_sent_again(
     fresh_kafka.create_topics(2)
     bootstrap = fresh_kafka.bootstrap
     monkeypatch.setenv("TRENDSTREAM_PARTITIONS", "2")
+    monkeypatch.setenv("TRENDSTREAM_PLATFORMS", '{"shop": {}}')
     monkeypatch.setenv("TRENDSTREAM_DATABASE_URL", f"sqlite:///{tmp_path}/read-model.db")
     settings = load_settings(bootstrap=bootstrap, idle_ms=1_000, snapshot_interval_s=1)
     good = days(0, 4)

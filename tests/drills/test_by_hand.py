@@ -28,6 +28,7 @@ def test_offsets_set_by_hand_and_a_snapshot_topic_that_is_gone_are_named_and_put
     fresh_kafka.create_topics(2)
     bootstrap = fresh_kafka.bootstrap
     monkeypatch.setenv("TRENDSTREAM_PARTITIONS", "2")
+    monkeypatch.setenv("TRENDSTREAM_PLATFORMS", '{"shop": {}}')
     monkeypatch.setenv("TRENDSTREAM_DATABASE_URL", f"sqlite:///{tmp_path}/read-model.db")
     settings = load_settings(bootstrap=bootstrap, idle_ms=1_000, snapshot_interval_s=1)
     specs = {"ingest": lambda: pipeline.ingest_spec(settings), "windows": lambda: pipeline.windows_spec(settings)}
@@ -43,7 +44,8 @@ def test_offsets_set_by_hand_and_a_snapshot_topic_that_is_gone_are_named_and_put
         wait_until(lambda: not inspect(bootstrap, 2, 0).workers["windows"], "nobody is in the group")
         committed = {t.partition: t.committed for t in inspect(bootstrap, 2, 0).of("windows")}
         set_offsets(bootstrap, "trendstream.windows", {("trend.events", 1): 3})
-        for future in AdminClient({"bootstrap.servers": bootstrap}).delete_topics(["trend.snapshots"]).values():
+        admin = AdminClient({"bootstrap.servers": bootstrap})
+        for future in admin.delete_topics(["trend.snapshots"]).values():
             future.result(30)
 
         with drill("5-by-hand", bootstrap, capsys) as engineer:

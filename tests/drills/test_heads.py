@@ -29,6 +29,7 @@ def test_a_bad_head_is_found_by_its_error_and_rolled_back(
     fresh_kafka.create_topics(2)
     bootstrap = fresh_kafka.bootstrap
     monkeypatch.setenv("TRENDSTREAM_PARTITIONS", "2")
+    monkeypatch.setenv("TRENDSTREAM_PLATFORMS", '{"shop": {}}')
     monkeypatch.setenv("TRENDSTREAM_DATABASE_URL", f"sqlite:///{tmp_path}/read-model.db")
     settings = load_settings(bootstrap=bootstrap, idle_ms=1_000, snapshot_interval_s=1)
     bundle = untrained_bundle()

@@ -31,6 +31,7 @@ def test_a_worker_that_was_down_for_two_hours_catches_up_and_marks_what_was_stal
     fresh_kafka.create_topics(2)
     bootstrap = fresh_kafka.bootstrap
     monkeypatch.setenv("TRENDSTREAM_PARTITIONS", "2")
+    monkeypatch.setenv("TRENDSTREAM_PLATFORMS", '{"shop": {}}')
     monkeypatch.setenv("TRENDSTREAM_DATABASE_URL", f"sqlite:///{tmp_path}/read-model.db")
     settings = load_settings(bootstrap=bootstrap, idle_ms=1_000, snapshot_interval_s=1, head_wait_ms=500)
     bundle = untrained_bundle()
