@@ -143,6 +143,12 @@ def inference_spec(
     from model.heads import HeadStore
     from model.scoring import InferenceConfig, InferenceStage
 
+    if bundle.network.config.task == "classification":
+        raise ConfigurationError(
+            f"{bundle.version} was trained for trend classes and gives no units: take it out of the model folder, or "
+            "train another network after it"
+        )
+
     heads = HeadStore(bundle.version, heads_since)
 
     def make(task: TaskKey) -> InferenceStage:

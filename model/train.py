@@ -108,7 +108,7 @@ def train_on(
     optimizer = torch.optim.AdamW(_groups(network, config.weight_decay), lr=config.learning_rate)
     per_epoch = math.ceil(len(rows) / config.batch_rows)
     epochs = max(config.epochs, math.ceil(config.min_steps / per_epoch))
-    progressed = progress or (lambda step: None)
+    progressed, rate = progress or (lambda step: None), 0.0
     run = _Run(
         network,
         optimizer,

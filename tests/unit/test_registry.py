@@ -11,6 +11,9 @@ import numpy as np
 import pytest
 import torch
 
+from deploy.errors import ConfigurationError
+from deploy.pipeline import inference_spec
+from deploy.settings import load_settings
 from model.errors import RegistryError
 from model.network import NetworkConfig
 from model.registry import load_bundle, newest, save_bundle, untrained_bundle
@@ -90,3 +93,9 @@ def test_an_older_training_would_be_taken_for_the_newest(tmp_path: Path) -> None
     assert newest(tmp_path) == again
     (tmp_path / "n-unfinished").mkdir()
     assert newest(tmp_path) == again, "a save that did not end has no manifest"
+
+
+def test_a_network_that_gives_no_units_would_be_deployed() -> None:
+    bundle = untrained_bundle(config=NetworkConfig(task="classification"))
+    with pytest.raises(ConfigurationError, match="gives no units"):
+        inference_spec(load_settings(), bundle)

@@ -136,6 +136,22 @@ def test_an_interrupted_training_would_end_elsewhere_than_one_that_was_not(
     assert resumed.report == whole.report
 
 
+def test_a_training_interrupted_while_it_judges_an_epoch_would_not_go_on(few: Dataset, tmp_path: Path) -> None:
+    config = replace(SMALL, epochs=2, patience=1.0, batch_rows=8, checkpoint_steps=11)  # of 11 steps an epoch
+
+    def watch(step: Step) -> None:
+        if step.validation:
+            raise KeyboardInterrupt
+
+    path = tmp_path / "checkpoint.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        train_on(few, config, watch, path)
+    seen: list[Step] = []
+    resumed = train_on(few, config, seen.append, path)
+    assert (seen[0].step, seen[0].validation is None) == (11, False), "the epoch that was at its end is judged"
+    assert weights(resumed) == weights(train_on(few, config))
+
+
 def test_a_checkpoint_of_another_training_would_be_gone_on_from(few: Dataset, tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.safetensors"
     config = replace(SMALL, epochs=1, batch_rows=8, checkpoint_steps=5)
