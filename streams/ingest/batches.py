@@ -122,13 +122,11 @@ class Batch:
 
 def _constant(record: ArrowRecord, name: str, value: str | int | float, rows: int) -> pa.Array:
     """A column that holds one value."""
-    kind = record.schema.field(name).type
-    room = 1 << rows.bit_length()
-    if isinstance(value, str):
-        return pa.DictionaryArray.from_arrays(_block(pa.int32(), 0, room).slice(0, rows), [value])
-    return _block(kind, value, room).slice(0, rows)
+    return _block(record.schema.field(name).type, value, 1 << rows.bit_length()).slice(0, rows)
 
 
 @lru_cache(maxsize=256)
-def _block(kind: pa.DataType, value: int | float, rows: int) -> pa.Array:
+def _block(kind: pa.DataType, value: str | int | float, rows: int) -> pa.Array:
+    if isinstance(value, str):
+        return pa.DictionaryArray.from_arrays(pa.array(np.zeros(rows, np.int32)), [value])
     return pa.array(np.full(rows, value, kind.to_pandas_dtype()))
