@@ -102,16 +102,19 @@ class Table:
     def load(self, *blobs: bytes) -> None:
         """The inverse of `dump`, or of `freeze` with its blobs in order, on a fresh table of the same columns."""
         self.rows = 0
-        for blob in blobs:
-            self._load(load_arrays(blob))
+        for number, blob in enumerate(blobs):
+            self._load(load_arrays(blob), len(blobs) - number)
 
-    def _load(self, arrays: Mapping[str, Array]) -> None:
+    def _load(self, arrays: Mapping[str, Array], left: int) -> None:
+        """Of `left` blobs the first, which no later one exceeds."""
         if set(arrays) != set(self._columns):
             raise SnapshotError(
                 f"the snapshot holds columns {sorted(arrays)}, this version {sorted(self._columns)}; "
                 "fold the log again from its beginning"
             )
         before, count = self.rows, len(next(iter(arrays.values())))
+        if before + count > self._room:
+            self._reserve(before + count * left)
         self.append(count)
         for name, column in self._columns.items():
             self[name][before:] = arrays[name].reshape(count, *column.shape)
@@ -180,16 +183,16 @@ def dump_arrays(arrays: Mapping[str, Array]) -> bytes:
 
 
 def load_arrays(blob: bytes) -> dict[str, Array]:
-    """The inverse of `dump_arrays`: [rows] or [rows, length], fresh and writable; truth values as uint8."""
+    """The inverse of `dump_arrays`: [rows] or [rows, length], not to be written to; truth values as uint8."""
     with pa.ipc.open_stream(blob, options=pa.ipc.IpcReadOptions(use_threads=False)) as reader:
         batch = reader.read_next_batch()
     arrays: dict[str, Array] = {}
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
         if pa.types.is_fixed_size_list(column.type):
             flat = column.flatten().to_numpy(zero_copy_only=False)
-            arrays[name] = flat.reshape(len(column), column.type.list_size).copy()
+            arrays[name] = flat.reshape(len(column), column.type.list_size)
         else:
-            arrays[name] = column.to_numpy(zero_copy_only=False).copy()
+            arrays[name] = column.to_numpy(zero_copy_only=False)
     return arrays
 
 

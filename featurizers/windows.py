@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import pyarrow.compute as pc
 
 from featurizers.errors import WindowsError
 from featurizers.names import ProductNames
@@ -37,13 +38,14 @@ from streams.records import (
     ArrowRecord,
     EventKind,
     WindowKind,
-    split_product,
+    product_key,
 )
 from streams.stage import Fact, Message, Output, TaskKey
 from streams.watermarks import CombinedWatermark
 
 TOPIC = "trend.windows"
 ROWS = 1_000  # windows that are built at a time, to bound memory
+_NAMES = 1 << 16  # names that are read at a time
 _FORMAT = 4  # of snapshots
 
 _EVENT_COLUMNS = (
@@ -450,11 +452,13 @@ class WindowStage:
         return names[codes]
 
     def _know_platforms(self) -> None:
-        index = {name: i for i, name in enumerate(self._platforms)}
         names = self._vocabulary.products
-        fresh = names.texts(np.arange(len(self._platform_of), len(names))).to_pylist()
-        found = np.fromiter((index.get(split_product(key)[0], -1) for key in fresh), np.int16, len(fresh))
-        self._platform_of = np.append(self._platform_of, found)
+        for start in range(len(self._platform_of), len(names), _NAMES):
+            fresh = names.texts(np.arange(start, min(start + _NAMES, len(names))))
+            found = np.full(len(fresh), -1, np.int16)
+            for i, name in enumerate(self._platforms):
+                found[pc.starts_with(fresh, product_key(name, "")).to_numpy(zero_copy_only=False)] = i
+            self._platform_of = np.append(self._platform_of, found)
 
     def _by_platform(self, columns: Columns) -> Iterator[tuple[PlatformFold, Columns]]:
         platform = self._platform_of[columns["product"]]
