@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from deploy.errors import EvaluationError
 from deploy.evaluation_fold import Fold, Plan, WindowLog, code_hash, fold_key, short_hash
 from deploy.evaluation_fold import fold as fold_windows
 from deploy.evaluation_leaks import Truncated, compare_events, compare_forecasts, compare_windows
@@ -38,7 +39,12 @@ Ints = npt.NDArray[np.int64]
 FROZEN, UPDATED, INTERCEPT = "trendstream frozen", "trendstream updated", "intercept only"
 POOLED = "lightgbm and tsb"
 SERIES_STEP = 3  # judged boundaries from one origin of the per-series methods to the next
+# Code that a result depends on, beside its own module.
 _JUDGING = ("model/evaluate.py", "model/evaluate_panel.py", "model/error_metrics.py", "streams/negative_binomial.py")
+_NETWORK = ("augmentation", "dataset", "dispersion", "features", "losses", "network", "sequences", "train")
+_TRAINING = tuple(f"model/{name}.py" for name in _NETWORK)
+_HEADS = ("calibration", "champion", "distribution", "drift", "estimation", "heads", "labels", "learning", "scoring")
+_STAGES = tuple(f"model/{name}.py" for name in (*_NETWORK, *_HEADS, "reading", "evaluate_loop"))
 
 
 @dataclass(frozen=True)
@@ -46,10 +52,9 @@ class Options:
     test_days: int = 84
     spacing: int = 3  # days between two judged boundaries
     series: int = 400  # products of the per-series methods
-    networks: Mapping[str, TrainConfig] = field(
-        default_factory=lambda: {"": TrainConfig()}
-    )  # by name; "" is the default
-    bundles: Mapping[str, Path] = field(default_factory=dict)  # networks that are trained already, by name
+    # Networks to train, and trained ones, by name; "" is trendstream's own.
+    networks: Mapping[str, TrainConfig] = field(default_factory=lambda: {"": TrainConfig()})
+    bundles: Mapping[str, Path] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,13 +110,18 @@ class Methods:
 
     def on_all(self, panel: Panel, rows: Ints, cases: Cases) -> dict[str, Forecasts]:
         """The methods that forecast every row."""
-        self.watch.part("moving average, seasonal naive, baseline", 0)
         found = {name: self._rival(name, mean, panel, rows, cases) for name, mean in evaluate_rivals.SIMPLE.items()}
         found[LIGHTGBM] = self.lightgbm(panel, rows, cases)
         for name, config in self.options.networks.items():
             found |= self.trendstream(name, self.network(name, config), panel, rows, cases)
         for name, path in self.options.bundles.items():
-            found |= self.trendstream(name, load_bundle(path), panel, rows, cases)
+            bundle = load_bundle(path)
+            if bundle.trained_until > self.plan.instant(self.plan.loop):
+                raise EvaluationError(
+                    f"{path} was trained on windows up to {self.plan.date_of(bundle.trained_until)}; train it on what "
+                    f"was known on {self.plan.date(self.plan.loop)}, a gap before the first judged window"
+                )
+            found |= self.trendstream(name, bundle, panel, rows, cases)
         return found
 
     def tuning(self) -> list[Mapping[str, Any]]:
@@ -125,8 +135,8 @@ class Methods:
         key = short_hash([self.key, days, code_hash("model/evaluate_panel.py")])
 
         def make() -> dict[str, npt.NDArray[Any]]:
-            self.watch.part("reading the windows", 0)
-            return evaluate_panel.collect(self.log, plan.platform.calendar, days).arrays()
+            self.watch.part("reading the windows", len(self.log))
+            return evaluate_panel.collect(self.log.watched(self.watch.done), plan.platform.calendar, days).arrays()
 
         return Panel.of_arrays(self._arrays(f"panel-{key}", make))
 
@@ -136,7 +146,6 @@ class Methods:
         mine = np.flatnonzero(np.isin(cases.product, drawn) & (self._steps(cases.day) % SERIES_STEP == 0))
         found = {}
         for name, mean in evaluate_rivals.PER_SERIES.items():
-            self.watch.part(f"{name} on {len(drawn)} products", 0)
             part = self._rival(name, mean, panel, rows[mine], cases.take(mine), drawn)
             found[name] = Forecasts.empty(len(rows))
             found[name].put(mine, part)
@@ -180,8 +189,8 @@ class Methods:
 
     def network(self, name: str, config: TrainConfig) -> Bundle:
         """Trained on what was known at the start of the loop; from the cache where it was."""
-        parts = code_hash("model/train.py", "model/network.py", "model/features.py", "model/dataset.py")
-        folder = self.folder / f"network-{short_hash([self.key, self.plan.loop, repr(config), parts])}"
+        key = short_hash([self.key, self.plan.loop, repr(config), code_hash(*_TRAINING)])
+        folder = self.folder / f"network-{key}"
         known = sorted(folder.glob("n*"))
         if known:
             bundle = load_bundle(known[0])
@@ -196,22 +205,23 @@ class Methods:
     def _loop(
         self, name: str, bundle: Bundle, config: Any, panel: Panel, rows: Ints, cases: Cases
     ) -> tuple[Forecasts, Forecasts]:
-        parts = [self._cases_key(panel, rows), bundle.version, repr(config), code_hash("model")]
+        code = code_hash(*_STAGES, *_JUDGING)
+        parts = [self._cases_key(panel, rows), bundle.version, repr(config), code]
         path = self.folder / f"loop-{short_hash(parts)}"
         plan = self.plan
 
         def make() -> tuple[Forecasts, Forecasts]:
-            self.watch.part(f"{name}: predicting, and learning as outcomes mature", 0)
-            since, calendar = plan.instant(plan.loop), plan.platform.calendar
-            until = plan.instant(int(cases.day.max()))
-            log = evaluate_loop.between(self.log, until=until)
-            return evaluate_loop.run(log, bundle, config, since, panel, cases, calendar, self.watch.done)
+            self.watch.part(f"{name}: predicting, and learning as outcomes mature", len(self.log))
+            since, until = plan.instant(plan.loop), plan.instant(int(cases.day.max()))
+            log = evaluate_loop.between(self.log.watched(self.watch.done), since, until)
+            return evaluate_loop.run(log, bundle, config, since, panel, cases, plan.platform.calendar)
 
-        if not path.with_suffix(".updated.npz").is_file():
+        files = path.with_suffix(".updated.npz"), path.with_suffix(".frozen.npz")
+        if not files[0].is_file():
             updated, frozen = make()
-            _save(path.with_suffix(".frozen.npz"), vars(frozen))
-            _save(path.with_suffix(".updated.npz"), vars(updated))
-        return tuple(Forecasts(**_load(path.with_suffix(f".{kind}.npz"))) for kind in ("updated", "frozen"))  # type: ignore[return-value]
+            _save(files[1], vars(frozen))
+            _save(files[0], vars(updated))
+        return Forecasts(**_load(files[0])), Forecasts(**_load(files[1]))
 
     def _rival(
         self, name: str, mean: evaluate_rivals.Mean, panel: Panel, rows: Ints, cases: Cases, of: Ints | None = None
@@ -224,7 +234,10 @@ class Methods:
         key = short_hash([self._cases_key(panel, rows), name, len(tuning), code])
 
         def make() -> Forecasts:
-            return evaluate_rivals.forecast(mean, name, panel, rows, cases, plan.test, tuning, plan.validation)
+            self.watch.part(name.replace("_", " "), len(rows) + len(tuning))
+            return evaluate_rivals.forecast(
+                mean, name, panel, rows, cases, plan.test, tuning, plan.validation, self.watch.done
+            )
 
         return self._forecasts(f"{name}-{key}", make)
 
@@ -268,12 +281,10 @@ def evaluate(
     found = methods.on_all(panel, rows, cases)
     found |= methods.per_series(panel, rows, cases)
     found[POOLED] = _pool(found[LIGHTGBM], found["tsb"])
-    cold = methods.cold(panel, rows, cases)
-    found |= cold
-    tables = list(_tables(found, panel, rows, set(cold)))
-    return Evaluation(
-        source, plan, panel, cases, rows, censored, found, tables, methods.tuning(), methods.training
-    ), methods
+    found |= methods.cold(panel, rows, cases)
+    tables = list(_tables(found, panel, rows))
+    tuning, training = methods.tuning(), methods.training
+    return Evaluation(source, plan, panel, cases, rows, censored, found, tables, tuning, training), methods
 
 
 def find_leaks(evaluation: Evaluation, methods: Methods, days: Sequence[int], fold: Fold = fold_windows) -> list[str]:
@@ -313,15 +324,13 @@ def run(
     return report
 
 
-def _tables(found: Mapping[str, Forecasts], panel: Panel, rows: Ints, cold: set[str]) -> Iterable[Table]:
+def _tables(found: Mapping[str, Forecasts], panel: Panel, rows: Ints) -> Iterable[Table]:
     """One table for all rows, one for those of the per-series methods, and two for the cold start."""
     everyone = {name: f for name, f in found.items() if f.known.all()}
     yield Table("all", "every judged window", np.arange(len(rows)), everyone)
     some = found["tsb"].known & found["auto_ets"].known
     if some.any():
-        about = (
-            "products drawn by sales class, at origins more than a week apart: every method, the per-series ones too"
-        )
+        about = "products drawn by sales class, at origins more than a week apart, where the per-series methods are too"
         series = {name: f for name, f in found.items() if f.known[some].all()}
         yield _table("per series", about, np.flatnonzero(some), series)
     sold = panel.units[rows].sum(axis=1) > 0

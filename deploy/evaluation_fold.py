@@ -18,7 +18,7 @@ from deploy.errors import EvaluationError
 from deploy.settings import Settings
 from deploy.sources import PlatformEvent, Source
 from deploy.training import History, start_history, with_pictures
-from deploy.watch import Watch
+from deploy.watch import Done, Watch
 from streams.calendars import HOUR, Platform
 from streams.records import DAYS, HORIZONS
 from streams.stage import Message
@@ -101,6 +101,9 @@ class Plan:
     def date(self, day: int) -> dt.date:
         return self.platform.calendar.date(day)
 
+    def date_of(self, instant: int) -> dt.date:
+        return self.date(int(self.platform.calendar.day(instant)))
+
 
 @dataclass(frozen=True)
 class WindowLog:
@@ -114,6 +117,16 @@ class WindowLog:
                 columns = [batch.column(i).to_pylist() for i in range(4)]
                 for partition, offset, timestamp, value in zip(*columns, strict=True):
                     yield Message("trend.windows", partition, offset, timestamp, None, value)
+
+    def __len__(self) -> int:
+        return int(pq.read_metadata(self.path).num_rows)
+
+    def watched(self, done: Done) -> Iterator[Message]:
+        """The same, and `done` hears how many."""
+        for count, message in enumerate(self, start=1):
+            yield message
+            if count % 100 == 0:
+                done(count)
 
 
 Fold = Callable[[Source, Settings, Plan, Path, Watch], WindowLog]

@@ -64,9 +64,9 @@ class FeatureMaker:
             np.stack([sold[:, -span:].mean(axis=1) for span in (7, 28, 56)], axis=1),
             np.stack([units[:, -28:].std(axis=1), units[:, -28:].max(axis=1), silent], axis=1),
             panel.channels[:, :, others].reshape(len(units), -1),
-            np.stack(
-                [panel.rate, panel.price, panel.stock, typical, paid, np.where(typical > 0, paid / typical, 1)], axis=1
-            ),
+            panel.known.reshape(len(units), -1),
+            np.stack([panel.rate, panel.price, panel.stock, typical, paid], axis=1),
+            np.where(typical > 0, paid / np.where(typical > 0, typical, 1), 1)[:, None],
             np.cumsum(panel.baseline, axis=1),
             np.log(np.maximum(panel.baseline, 1e-6)),
             self._of_category(panel),

@@ -68,20 +68,14 @@ class Loop:
         self._waiting: list[deque[Message]] = [deque() for _ in partitions]
         self._offset = 0
 
-    def run(self, messages: Iterable[Message], progress: Callable[[int], None] | None = None) -> None:
-        """Fold the records; `progress` hears how many."""
-        count = 0
-        for count, message in enumerate(messages, start=1):
+    def run(self, messages: Iterable[Message]) -> None:
+        for message in messages:
             self._waiting[message.partition].append(message)
             self._drain()
-            if progress and count % 100 == 0:
-                progress(count)
         while any(self._waiting):  # the end of the log: some head cannot come any more
             first = next(w for w in self._waiting if w)
             self._fold(first.popleft())
             self._drain()
-        if progress:
-            progress(count)
 
     def _drain(self) -> None:
         moved = True
@@ -153,13 +147,12 @@ def run(
     panel: Panel,
     cases: Cases,
     calendar: Calendar,
-    progress: Callable[[int], None] | None = None,
 ) -> tuple[Forecasts, Forecasts]:
-    """Forecasts of the cases by the updated heads, and by the frozen network, from records at or after `since`."""
+    """Forecasts of the cases by the updated heads, and by the frozen network, from records that begin at `since`."""
     wanted = {key: i for i, key in enumerate(zip(cases.product.tolist(), cases.day.tolist(), strict=True))}
     kept = _Kept({name: i for i, name in enumerate(panel.names.tolist())}, calendar, wanted)
     loop = Loop(bundle, config, since, kept.take)
-    loop.run(between(messages, since), progress)
+    loop.run(messages)
     updated, frozen = Forecasts.empty(len(cases)), Forecasts.empty(len(cases))
     if kept.rows:
         rows = np.concatenate(kept.rows)

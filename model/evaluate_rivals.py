@@ -145,21 +145,36 @@ def weekly(days: Ints, start: int) -> dict[int, Ints]:
     return {int(o): np.flatnonzero(origins == o) for o in np.unique(origins)}
 
 
-def expected(mean: Mean, panel: Panel, rows: Ints, start: int) -> Floats:
-    """[rows, horizons] the mean of every row, asked at weekly origins from `start`."""
+Progress = Callable[[int], None]
+
+
+def expected(mean: Mean, panel: Panel, rows: Ints, start: int, progress: Progress | None = None) -> Floats:
+    """[rows, horizons] the mean of every row, asked at weekly origins from `start`; `progress` hears how many rows."""
     found = np.full((len(rows), len(HORIZONS)), np.nan)
+    done = 0
     for origin, places in weekly(panel.day[rows], start).items():
         found[places] = mean(panel, rows[places], origin)
+        done += len(places)
+        if progress:
+            progress(done)
     return found
 
 
 def forecast(
-    mean: Mean, name: str, panel: Panel, rows: Ints, cases: Cases, start: int, tuning: Ints, tuning_start: int
+    mean: Mean,
+    name: str,
+    panel: Panel,
+    rows: Ints,
+    cases: Cases,
+    start: int,
+    tuning: Ints,
+    tuning_start: int,
+    progress: Progress | None = None,
 ) -> Forecasts:
     """Forecasts of `rows` (which are `cases`), with r from the errors on the rows `tuning`."""
-    tried = expected(mean, panel, tuning, tuning_start)
+    tried = expected(mean, panel, tuning, tuning_start, progress)
     r = dispersion(panel.outcomes(tuning), tried, panel.sales_class[tuning])
-    values = expected(mean, panel, rows, start)
+    values = expected(mean, panel, rows, start, (lambda done: progress(len(tuning) + done)) if progress else None)
     good = np.flatnonzero(np.isfinite(values).all(axis=1))
     found = Forecasts.empty(len(rows))
     if len(good):
