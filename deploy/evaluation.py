@@ -152,12 +152,16 @@ class Methods:
         return found
 
     def cold(self, panel: Panel, rows: Ints, cases: Cases) -> dict[str, Forecasts]:
+        """On the windows of young products; where a product has no neighbours, the category stands in for them."""
         young = np.flatnonzero(panel.age[rows] < evaluate_rivals.COLD_DAYS)
         found = {}
         for name, mean in evaluate_rivals.COLD.items():
             found[name] = Forecasts.empty(len(rows))
             if len(young):
                 found[name].put(young, self._rival(name, mean, panel, rows[young], cases.take(young)))
+                lonely = young[~found[name].known[young]]
+                if len(lonely) < len(young):
+                    found[name].put(lonely, found[evaluate_rivals.CATEGORY].take(lonely))
         return found
 
     def lightgbm(self, panel: Panel, rows: Ints, cases: Cases) -> Forecasts:

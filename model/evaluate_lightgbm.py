@@ -26,7 +26,7 @@ Ints = npt.NDArray[np.int64]
 LAGS = 14  # days that are features by themselves
 TITLES = 8  # principal components of the title vector
 MAX_ROWS = 30_000  # of a fit; above it the newest half of them and an even draw of the older ones
-MOST_TREES = 300
+MOST_TREES = 250
 NAME = "lightgbm"
 
 
@@ -181,7 +181,7 @@ class LightGbm:
         import lightgbm
 
         common = {
-            "learning_rate": 0.08,
+            "learning_rate": 0.1,
             "feature_fraction": 0.7,
             "bagging_fraction": 0.8,
             "bagging_freq": 1,
@@ -190,7 +190,7 @@ class LightGbm:
             "seed": self.seed,
             "deterministic": True,
             "verbosity": -1,
-            "max_bin": 127,
+            "max_bin": 63,
         }
         x = self.features.values
         data = lightgbm.Dataset(

@@ -216,8 +216,9 @@ SIMPLE: Mapping[str, Mean] = {
     "baseline": baseline,
 }
 PER_SERIES: Mapping[str, Mean] = {"auto_ets": auto_ets, "tsb": Tsb()}
+CATEGORY = "category_at_age"
 COLD: Mapping[str, Mean] = {
-    "category_at_age": category_at_age,
+    CATEGORY: category_at_age,
     "text_neighbours": neighbours("title"),
     "picture_neighbours": neighbours("image"),
 }
