@@ -111,7 +111,7 @@ def _restorable(at: Installation, task: TaskState, held: Held) -> Iterator[Findi
     usable = [(offset, taken) for offset, taken in held.whole if offset <= task.committed]
     told = task.progress.snapshot_offset if task.progress else -1
     place = f"{task.stage} {task.name}"
-    wait = "leave its worker running: it writes another within TRENDSTREAM_SNAPSHOT_INTERVAL_S; then call doctor again"
+    wait = "let its worker run: it writes another within TRENDSTREAM_SNAPSHOT_INTERVAL_S; then call doctor again"
     if told >= 0 and told not in [offset for offset, _ in held.whole]:
         kept = f"the newest that is there ends at {usable[-1][0]}" if usable else "none is there"
         yield Finding("problem", f"the snapshot of {place} at offset {told} is gone from trend.snapshots; {kept}", wait)

@@ -127,7 +127,7 @@ SICK: dict[str, tuple[Callable[[Installation], Installation], str, str]] = {
     "the snapshot topic was emptied": (
         lambda at: replace(at, snapshots=without(at.snapshots, WINDOWS)),
         "the snapshot of windows trend.events/0 at offset 80 is gone from trend.snapshots; none is there",
-        "leave its worker running",
+        "let its worker run",
     ),
     "the newest snapshot lies before what is kept": (
         changed("windows", first=85),
