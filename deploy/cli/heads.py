@@ -24,6 +24,7 @@ heads = typer.Typer(help="List heads, compare them, install one, or roll back to
 Bootstrap = Annotated[str | None, typer.Option(help="host:port of Kafka; default: TRENDSTREAM_BOOTSTRAP.")]
 Version = Annotated[str, typer.Argument(metavar="VERSION", help="Of a head, or its end: e1760000000000, frozen.")]
 _ANSWER_S = 30.0
+_EPOCHS_BEFORE = 3
 
 
 @heads.command("list")
@@ -166,7 +167,9 @@ def rollback(
     withdrawn = later_than(found, target.head)[0 if target.head.epoch else -1 :]
     if not withdrawn:
         raise ConfigurationError(f"{target.head.version} is the newest head; there is nothing to go back from")
-    impact = touched(address, {each.head.version for each in withdrawn}, target.at or withdrawn[0].at)
+    # From some epochs before, so that every product has a score to compare with.
+    since = found[max(found.index(withdrawn[0]) - _EPOCHS_BEFORE, 0)].at
+    impact = touched(address, {each.head.version for each in withdrawn}, since)
     plan: Facts = {
         "back to": target.head.version,
         "withdrawn": [f"{each.head.version} (error 1 d {_percent(each.error(1))})" for each in withdrawn],
