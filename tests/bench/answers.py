@@ -37,41 +37,7 @@ class Answers:
         return float(np.isinf(self.waited).mean())
 
 
-def answers(
-    due: Mapping[Place, int],
-    events: Iterable[Message],
-    windows: Iterable[Message],
-    seen: Mapping[str, Sequence[tuple[int, float]]],
-    lines: int,
-) -> Answers:
-    """For orders by their place in `orders`, each with when it was due (epoch ms) and so many `lines`.
-
-    `events` and `windows` are records of trend.events and trend.windows, `seen` when (epoch ms) each score of a product
-    could be read, with the offset of trend.events that it knows of, in order.
-    """
-    emissions = _emissions(windows)
-    waited, held = [], []
-    for message in events:
-        for product, at in _lines(message, due):
-            scores = seen.get(product, ())
-            place = bisect_left(scores, (message.offset, 0.0))
-            waited.append(scores[place][1] - at if place < len(scores) else np.inf)
-            held.append(emissions[message.partition].left_out(product, message.offset))
-    missing = len(due) * lines - len(waited)  # not even in trend.events
-    return Answers(np.asarray(waited + [np.inf] * missing), np.asarray(held + [False] * missing, np.bool_))
-
-
-def _lines(message: Message, due: Mapping[Place, int]) -> Iterator[tuple[str, int]]:
-    """Product of each order line of a record, and when its order was due."""
-    rows = decode(message.value or b"")
-    if rows.record is EVENTS:
-        origins = zip(rows["source_partition"].tolist(), rows["source_offset"].tolist(), strict=True)
-        for product, origin in zip(rows["product"], origins, strict=True):
-            if origin in due:
-                yield product, due[origin]
-
-
-class _Emissions:
+class Emissions:
     """Products with a live window in one partition, by the offset of trend.events after which it was made."""
 
     def __init__(self) -> None:
@@ -84,14 +50,19 @@ class _Emissions:
             self.products.append(set())
         self.products[-1] |= products
 
+    def __len__(self) -> int:
+        """Live windows."""
+        return sum(map(len, self.products))
+
     def left_out(self, product: str, offset: int) -> bool:
         """Whether the first emission after a record that touched the product is without it."""
         place = bisect_left(self.offsets, offset)
         return place < len(self.products) and product not in self.products[place]
 
 
-def _emissions(messages: Iterable[Message]) -> dict[int, _Emissions]:
-    found: dict[int, _Emissions] = defaultdict(_Emissions)
+def emissions(messages: Iterable[Message]) -> dict[int, Emissions]:
+    """By partition, from records of trend.windows."""
+    found: dict[int, Emissions] = defaultdict(Emissions)
     for message in messages:
         rows = decode(message.value or b"")
         if rows.record is WINDOWS and rows["kind"][0] == WindowKind.LIVE:
@@ -99,13 +70,37 @@ def _emissions(messages: Iterable[Message]) -> dict[int, _Emissions]:
     return found
 
 
-def live_windows(messages: Iterable[Message]) -> int:
-    """How many there are among records of trend.windows."""
-    found = 0
-    for message in messages:
-        rows = decode(message.value or b"")
-        found += int((rows["kind"] == WindowKind.LIVE).sum()) if rows.record is WINDOWS else 0
-    return found
+def answers(
+    due: Mapping[Place, int],
+    events: Iterable[Message],
+    live: Mapping[int, Emissions],
+    seen: Mapping[str, Sequence[tuple[int, float]]],
+    lines: int,
+) -> Answers:
+    """For orders by their place in `orders`, each with when it was due (epoch ms) and so many `lines`.
+
+    `events` are records of trend.events; `seen` says when (epoch ms) each score of a product could be read, with the
+    offset of trend.events that it knows of, in order.
+    """
+    waited, held = [], []
+    for message in events:
+        for product, at in _lines(message, due):
+            scores = seen.get(product, ())
+            place = bisect_left(scores, (message.offset, 0.0))
+            waited.append(scores[place][1] - at if place < len(scores) else np.inf)
+            held.append(message.partition in live and live[message.partition].left_out(product, message.offset))
+    missing = len(due) * lines - len(waited)  # not even in trend.events
+    return Answers(np.asarray(waited + [np.inf] * missing), np.asarray(held + [False] * missing, np.bool_))
+
+
+def _lines(message: Message, due: Mapping[Place, int]) -> Iterator[tuple[str, int]]:
+    """Product of each order line of a record, and when its order was due."""
+    rows = decode(message.value or b"")
+    if rows.record is EVENTS:
+        origins = zip(rows["source_partition"].tolist(), rows["source_offset"].tolist(), strict=True)
+        for product, origin in zip(rows["product"], origins, strict=True):
+            if origin in due:
+                yield product, due[origin]
 
 
 def days_passed(messages: Iterable[Message]) -> dict[int, int]:

@@ -22,7 +22,7 @@ from model.registry import save_bundle, untrained_bundle
 from streams import kafka
 from streams.calendars import DAY
 from streams.stage import Message
-from tests.bench.answers import Answers, answers, days_passed, heads_used, live_windows
+from tests.bench.answers import Answers, answers, days_passed, emissions, heads_used
 from tests.bench.neighbours import Neighbours
 from tests.bench.offered import LINES, Driver, Load, offer
 from tests.bench.suite import BenchError, Part, Piece, Settings, Table, say
@@ -132,9 +132,9 @@ def at_rate(running: Loop, load: Load) -> Measured:
         time.sleep(GRACE_S)
     since, until = (began + WARM_S) * 1000, (began + load.seconds) * 1000
     due = {(m.partition, m.offset): m.timestamp for m in running.since(mark, "orders") if since <= m.timestamp < until}
-    windows = [*running.since(mark, "trend.windows")]
-    found = answers(due, running.since(mark, "trend.events"), windows, scores.seen, LINES)
-    return Measured(load.rate, found, live_windows(windows) / load.seconds, late, others)
+    live = emissions(running.since(mark, "trend.windows"))
+    found = answers(due, running.since(mark, "trend.events"), live, scores.seen, LINES)
+    return Measured(load.rate, found, sum(map(len, live.values())) / load.seconds, late, others)
 
 
 def close_to_head(running: Loop, load: Load) -> npt.NDArray[np.float64]:

@@ -9,7 +9,7 @@ import numpy as np
 from featurizers.window_config import WindowConfig
 from streams.calendars import DAY, Platform
 from streams.stage import Message
-from tests.bench.answers import answers, days_passed
+from tests.bench.answers import answers, days_passed, emissions
 from tests.bench.latency import Measured, piece
 from tests.bench.offered import LINES, Load
 from tests.unit.event_builder import TASK, Log, Row, instant, order, run
@@ -30,7 +30,9 @@ def test_a_line_without_its_score_is_answered_or_one_that_the_cap_held_back_is_n
     windows = [Message("trend.windows", TASK[1], n, 0, None, o.value) for n, o in enumerate(outputs)]
     due = {(0, n): 1_000 + n for n in range(4)}  # the last has not even come to trend.events
     seen = {"shop:a": [(0, 900.0), (5, 1_200.0), (10, 1_300.0)], "shop:b": [(0, 950.0)], "shop:c": [(10, 1_302.0)]}
-    found = answers(due, log.messages, windows, seen, 1)
+    live = emissions(windows)
+    assert len(live[TASK[1]]) == 3
+    found = answers(due, log.messages, live, seen, 1)
     assert found.waited.tolist() == [200.0, math.inf, 300.0, math.inf]
     assert found.held.tolist() == [False, False, True, False]
     assert (found.quantile(0.5), found.quantile(0.5, held=False)) == (math.inf, math.inf)
