@@ -6,8 +6,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from streams.codecs import decode_json
 from streams.embedded import fold
 from streams.records import Progress
 from streams.runner import Runner, RunnerConfig
-from streams.stage import Message, StageSpec
+from streams.stage import Message, Output, StageSpec
 from tests.conftest import JARS
 from tests.integration.summing import Summing
 
@@ -159,3 +160,38 @@ def test_a_partition_that_was_held_back_stays_so_after_an_abort(bootstrap: str) 
     runner = Runner(spec, config, stop)
     runner.run()
     topics.check()
+
+
+def test_what_comes_one_by_one_between_two_commits_is_folded_one_by_one(bootstrap: str) -> None:
+    topics = Topics(bootstrap, "inventory.levels", "trend.dlq")
+    folded, times = 0, []
+
+    class Gathering(Summing):
+        def fold(self, messages: Sequence[Message]) -> list[Output]:
+            nonlocal folded
+            folded += len(messages)
+            times.append(time.monotonic())
+            return super().fold(messages)
+
+    def send() -> None:
+        to = kafka.producer(bootstrap)
+        for number in range(60):
+            kafka.send(to, topics.source, 0, str(number).encode())
+            to.flush(30)
+            time.sleep(0.01)
+
+    def stop() -> bool:
+        if runner._tasks and sender.ident is None:
+            sender.start()
+        return time.monotonic() > deadline or folded == 60
+
+    sender = threading.Thread(target=send)
+    config = RunnerConfig(bootstrap, PARTITIONS, commit_interval_ms=200, control_interval_ms=200)
+    deadline = time.monotonic() + 30
+    spec = StageSpec("gathering", (topics.source,), lambda task: Gathering(task, topics.output), batched=True)
+    runner = Runner(spec, config, stop)
+    runner.run()
+    sender.join()
+    topics.check()
+    assert folded == 60
+    assert len(times) <= (times[-1] - times[0]) / 0.2 + 3, "a fold a commit, and the first record's at once"
