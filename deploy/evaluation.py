@@ -66,10 +66,6 @@ class Table:
     rows: Ints  # into the cases
     forecasts: Mapping[str, Forecasts]  # of those rows
 
-    @property
-    def methods(self) -> list[str]:
-        return list(self.forecasts)
-
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
@@ -83,6 +79,7 @@ class Evaluation:
     tables: Sequence[Table]
     tuning: Sequence[Mapping[str, Any]]  # what LightGBM was tried with
     training: Mapping[str, Mapping[str, Any]]  # network -> report of its training
+    dead: int  # events of the source that ingest could not use
 
 
 @dataclass
@@ -288,7 +285,9 @@ def evaluate(
     found |= methods.cold(panel, rows, cases)
     tables = list(_tables(found, panel, rows))
     tuning, training = methods.tuning(), methods.training
-    return Evaluation(source, plan, panel, cases, rows, censored, found, tables, tuning, training), methods
+    return Evaluation(
+        source, plan, panel, cases, rows, censored, found, tables, tuning, training, methods.log.dead
+    ), methods
 
 
 def find_leaks(evaluation: Evaluation, methods: Methods, days: Sequence[int], fold: Fold = fold_windows) -> list[str]:

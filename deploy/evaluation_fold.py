@@ -118,6 +118,11 @@ class WindowLog:
                 for partition, offset, timestamp, value in zip(*columns, strict=True):
                     yield Message("trend.windows", partition, offset, timestamp, None, value)
 
+    @property
+    def dead(self) -> int:
+        """Events that ingest could not use."""
+        return int(json.loads(self.path.with_suffix(".json").read_text())["dead"])
+
     def __len__(self) -> int:
         return int(pq.read_metadata(self.path).num_rows)
 

@@ -94,6 +94,7 @@ def make_report(evaluation: Evaluation, watch: Watch, checked: Sequence[str], le
             "block_days": BLOCK_DAYS,
             "level_of_intervals": LEVEL,
             "windows_read": len(panel),
+            "dead_letters": evaluation.dead,
         },
         tables=tables,
         weekly=_weekly(evaluation),

@@ -227,7 +227,6 @@ class Bootstrap:
         rng = np.random.default_rng(seed)
         self.products = _multinomial(rng, products, replicates)  # [replicates, products]
         self.blocks = _multinomial(rng, blocks, replicates)  # [replicates, blocks]
-        self.count = blocks
 
     def sums(self, values: Floats) -> Floats:
         """[replicates] weighted sums of values [n]."""

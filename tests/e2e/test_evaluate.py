@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from deploy import pipeline
-from deploy.evaluation import UPDATED, Evaluation, Methods, Options, evaluate, find_leaks
+from deploy.evaluation import FROZEN, INTERCEPT, UPDATED, Evaluation, Methods, Options, evaluate, find_leaks
 from deploy.evaluation_fold import Plan, WindowLog, fold, fold_key
 from deploy.evaluation_leaks import compare_forecasts
 from deploy.evaluation_report import make_report, write_report
@@ -148,15 +148,7 @@ def test_every_method_is_judged_on_the_same_windows_on_every_weekday(
     write_report(make_report(evaluation, QUIET, [], []), evaluation, tmp_path)
     frame = pd.read_parquet(tmp_path / "predictions.parquet")
     windows = {m: set(zip(f["product_id"], f["window_end"], strict=True)) for m, f in frame.groupby("method")}
-    everywhere = (
-        "moving_average",
-        "seasonal_naive",
-        "baseline",
-        "lightgbm",
-        UPDATED,
-        "trendstream frozen",
-        "intercept only",
-    )
+    everywhere = ("moving_average", "seasonal_naive", "lightgbm", UPDATED, FROZEN, INTERCEPT)
     assert all(windows[method] == windows["baseline"] for method in everywhere)
     assert windows["tsb"] == windows["auto_ets"] == windows["lightgbm and tsb"] < windows["baseline"]
     ends = frame["window_end"].drop_duplicates()
@@ -169,6 +161,9 @@ def test_every_method_is_judged_on_the_same_windows_on_every_weekday(
         lines = [(o["ordered_at"], line) for o in orders for line in o["lines"] if line["product_id"] in known]
         first = int(end.timestamp() * 1000)  # type: ignore[attr-defined]
         assert units == sum(line["quantity"] for at, line in lines if first <= at < first + DAY)
+    whole = frame[frame["cdf_actual"].notna() & frame["method"].isin(["tsb", "baseline", UPDATED, FROZEN, INTERCEPT])]
+    for column, level in (("q10", 0.1), ("q50", 0.5), ("q90", 0.9)):  # F(k) >= q where k is the quantile or more
+        assert ((whole["actual"] >= whole[column]) == (whole["cdf_actual"] >= level - 1e-9)).mean() > 0.999
     report = json.loads((tmp_path / "evaluation.json").read_text())
     assert report["tables"][0]["segments"]["overall"]["figures"]["7"]["quantile_loss"][UPDATED]["other"]
     assert "trendstream updated" in (tmp_path / "evaluation.html").read_text()
