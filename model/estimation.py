@@ -1,6 +1,6 @@
 """What the learner knows of a head, and how one epoch's matured rows move it.
 
-Theta and P by forget, gather, step; the dispersion by moments; the conformal map by PIT values. Heads of past epochs
+Theta and P by forget, gather, step; the dispersion and the conformal map by PIT values. Heads of past epochs
 are kept as long as a forecast of theirs may still mature: a long bucket learns on the level that its forecast was made
 with.
 """
@@ -36,8 +36,8 @@ from streams.records import DELAYS, HORIZONS, Head, SalesClass
 WIDTHS = tuple(right - left for left, right in zip((0, *HORIZONS[:-1]), HORIZONS, strict=True))  # days
 FROZEN, FORGOTTEN = -1, -2  # in place of an epoch's index: the frozen head; one that is not kept any more
 NEVER = -(2**62)
-OUTLIER = 6.0  # standard deviations: rows beyond it count as that far in the dispersion
-LOOSE = 1.0  # variance of a level that is not learnt but allowed for
+TAILS = (0.1, 0.9)  # PIT values outside of them, that the dispersion is to make as many as it should
+LOOSE, LOOSE_CATEGORY = 1.0, 0.005  # variances of a level that is not learnt but allowed for
 
 
 @dataclass(frozen=True)
@@ -56,9 +56,9 @@ class EstimationConfig:
     adopted_information: float = 20.0  # that a head which was made elsewhere is taken to have explained
     credit_half_life: tuple[float, ...] = (56.0, 56.0, 112.0)
     common_information: float = 50.0  # of an epoch, that takes half of its common error out of the spread
-    dispersion_epochs: float = 2.0  # non-overlapping, that the network's r counts against what has matured
-    dispersion_information: float = 20.0  # an epoch with so much of it counts half
-    dispersion_half_life: tuple[float, ...] = (28.0, 28.0, 112.0)
+    dispersion_rate: float = 2.0  # of log r, a one-day horizon's and an epoch's; longer ones go with 1 / days
+    dispersion_rows: float = 50.0  # of a class: an epoch with so few moves its r half as far
+    dispersion_half_life: float = 112.0  # back to the network's own
     dispersion_bounds: tuple[float, float] = (0.05, 1e4)
     conformal_rate: float = 0.1  # of a one-day horizon and an epoch; longer ones go with 1 / days
     conformal_rows: float = 50.0  # an epoch with so few rows moves the map half as far
@@ -92,7 +92,7 @@ class Labels:
         return Labels(**{name: column[rows] for name, column in vars(self).items()})
 
 
-_STATE = ("theta", "covariance", "conformal", "moments", "merits", "shocks", "shocks_at", "dispersion")
+_STATE = ("theta", "covariance", "conformal", "merits", "shocks", "shocks_at", "dispersion")
 
 
 @dataclass(eq=False)
@@ -132,7 +132,6 @@ class Estimator:
         self.theta = np.zeros((DELAYS, feature_count(categories)))
         self.covariance = self.prior.copy()
         self.conformal = identity_map()
-        self.moments = np.zeros((2, len(HORIZONS), len(SalesClass)))
         self.merits = np.zeros((DELAYS, 2, 2))  # of level and own terms: what they explained, what they claimed
         self.shocks = np.zeros((DELAYS, 3))  # newest standardised score, decayed sum of its variance, weight
         self.shocks_at = np.full(DELAYS, NEVER, np.int64)
@@ -145,8 +144,9 @@ class Estimator:
         published = np.array([True] + [p.published for p in self.past])[np.maximum(at, FROZEN) + 1]
         ours = labels.take(np.flatnonzero((at != FORGOTTEN) & published))
         levelled = replace(ours, total_mean=ours.total_mean * self._common(ours))
-        self._fit_dispersion(levelled, elapsed)
-        self._fit_map(levelled)
+        pit = randomised_pit(levelled.total, levelled.total_mean, levelled.dispersion, levelled.uniform)
+        self._fit_dispersion(levelled, pit, elapsed)
+        self._fit_map(levelled, pit)
         known = labels.take(np.flatnonzero(at != FORGOTTEN))
         for b in range(DELAYS):
             mine = known.take(np.flatnonzero(known.delay == b))
@@ -272,10 +272,12 @@ class Estimator:
         theta, covariance = forget(self.theta[b], self.covariance[b], self.prior[b], 0.5 ** (elapsed / half_life))
         if b:
             # A long bucket says nothing of the level, but must not explain one by its own features either: here the
-            # level is what its forecasts were made with, plus anything, and what is found of it is thrown away.
+            # level is what its forecasts were made with, plus anything, and what is found of it is thrown away. A
+            # category's may lie a little from it: what a season does to some is their own features' to say.
             theta[: self.shared] = 0.0
             covariance[: self.shared] = covariance[:, : self.shared] = 0.0
-            covariance[range(self.shared), range(self.shared)] = LOOSE
+            covariance[range(1, self.shared), range(1, self.shared)] = LOOSE_CATEGORY
+            covariance[0, 0] = LOOSE
         if len(labels):
             x = design(labels.f, labels.components, labels.category, self.categories)
             offset = np.log(np.maximum(labels.baseline, LEAST)) + labels.f
@@ -357,35 +359,26 @@ class Estimator:
             common[mine] = ratio**share
         return common
 
-    def _fit_dispersion(self, labels: Labels, elapsed: float) -> None:
-        # E[(Y - M)^2] - M + M^2 = (1 + 1/r) exp(s2) M^2, weighted by what each row can tell
-        # An epoch counts as one draw, however many its rows: what is common to them would be learnt from one day.
-        c = self.config
-        self.moments *= 0.5 ** (elapsed / np.array(c.dispersion_half_life))[:, None]
-        at = self.index(labels.head)
-        used = np.stack([self.network_dispersion] + [p.dispersion for p in self.past])  # [1 + past, horizons, classes]
-        asked = used[at + 1, labels.delay, labels.sales_class]
-        # What the row's r differs from its class's by: the uncertainty of the mean, and the network's spread.
-        uncertainty = np.clip((1 + 1 / labels.dispersion) / (1 + 1 / asked), 0.25, 4.0)
-        m, r = np.maximum(labels.total_mean, LEAST), labels.dispersion
-        variance = m * (1 + m / r)
-        squared = np.minimum((labels.total - m) ** 2, OUTLIER**2 * variance)
-        weight = 1 / (1 + m / r) ** 2
-        found = np.zeros((2, *self.network_dispersion.shape))
-        cell = (labels.delay, labels.sales_class)
-        np.add.at(found[0], cell, weight * (squared - m + m * m))
-        np.add.at(found[1], cell, weight * m * m * uncertainty)
-        share = np.minimum(1.0, c.close_every / np.array(HORIZONS))[:, None]
-        share = share * found[1] / (found[1] + c.dispersion_information)
-        self.moments[0] += share * found[0] / np.maximum(found[1], LEAST)
-        self.moments[1] += share
-        nu, prior = c.dispersion_epochs, 1 + 1 / self.network_dispersion
-        inverse = (self.moments[0] + nu * prior) / (self.moments[1] + nu) - 1
-        low, high = c.dispersion_bounds
-        self.dispersion = np.clip(1 / np.maximum(inverse, 1 / high), low, high)
+    def _fit_dispersion(self, labels: Labels, pit: Floats, elapsed: float) -> None:
+        """Move each r until a fifth of the rows lies in the tails.
 
-    def _fit_map(self, labels: Labels) -> None:
-        pit = randomised_pit(labels.total, labels.total_mean, labels.dispersion, labels.uniform)
+        Not by the variance: a few orders a hundred times the others would widen all forecasts of their class, for a
+        quantile that they do not reach.
+        """
+        c = self.config
+        outside = ((pit < TAILS[0]) | (pit > TAILS[1])).astype(np.float64)
+        cell = labels.delay * len(SalesClass) + labels.sales_class
+        rows, found = (
+            np.bincount(cell, weights, self.dispersion.size).reshape(self.dispersion.shape)
+            for weights in (None, outside)
+        )
+        nominal = 1 - (TAILS[1] - TAILS[0])
+        rate = c.dispersion_rate * np.minimum(1.0, c.close_every / np.array(HORIZONS))[:, None]
+        change = rate * (nominal * rows - found) / (rows + c.dispersion_rows)
+        kept = 0.5 ** (elapsed / c.dispersion_half_life) * np.log(self.dispersion / self.network_dispersion)
+        self.dispersion = np.clip(self.network_dispersion * np.exp(kept + change), *c.dispersion_bounds)
+
+    def _fit_map(self, labels: Labels, pit: Floats) -> None:
         for h, days in enumerate(HORIZONS):
             mine = pit[labels.delay == h]
             if len(mine):
