@@ -22,7 +22,6 @@ from streams.replay.log import Log
 from streams.replay.plan import Plan
 from streams.replay.shadow import Shadow
 
-Signal = TypeVar("Signal", InventorySignal, AdsSignal)
 INVENTORY, ADS = "signals.inventory", "signals.ads"
 _LABELS = {
     *("schema_version", "score_id", "signal_id", "revision", "replay", "window_id", "window_kind", "window_revision"),
