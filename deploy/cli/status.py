@@ -81,17 +81,8 @@ def _print(at: Installation, stages: list[dict[str, Any]], heads: list[dict[str,
 
     console = report_console()
     table = Table(title="stages", title_justify="left")
-    for heading in (
-        "stage",
-        "workers",
-        "tasks",
-        "left",
-        "oldest waits",
-        "event time",
-        "behind",
-        "snapshot",
-        "committed",
-    ):
+    names = "stage, workers, tasks, left, oldest waits, event time, behind, snapshot, refolds, kept, committed"
+    for heading in names.split(", "):
         table.add_column(heading, justify="left" if heading in ("stage", "event time") else "right", no_wrap=True)
     for each in stages:
         table.add_row(
@@ -118,7 +109,7 @@ def _print(at: Installation, stages: list[dict[str, Any]], heads: list[dict[str,
         table.add_row(task.name, mark, str(report.get("held_by", "–")), *numbers)
     console.print(table)
     for each in heads:
-        typer.echo(f"inference {each['slot']} uses head {each['head']} of network {each['model']}")
+        typer.echo(f"inference {each['slot']}: at its last commit head {each['head']} of network {each['model']}")
     typer.echo(f"newest head: {newest or 'none yet: the frozen one is in use'}")
     dead = ", ".join(f"{count:,} {reason}" for reason, count in sorted(at.dead.items(), key=lambda x: -x[1]))
     typer.echo(f"open dead letters: {dead or 'none'}")
