@@ -84,6 +84,7 @@ def _version(bundle: Bundle) -> str:
         bundle.hour_profile.tolist(),
         bundle.categories,
         bundle.encoders,
+        bundle.export.kind if bundle.export else "",
     )
     digest.update(msgspec.json.encode(content, order="deterministic"))
     return "n" + digest.hexdigest()[:10]

@@ -60,6 +60,11 @@ def test_inference_would_run_an_export_that_does_not_say_what_its_network_says(b
         load_bundle(where)
 
 
+def test_compiled_code_would_have_the_version_of_its_network(bundle: Bundle) -> None:
+    export = Export("compiled", bundle.version, 0.05)
+    assert replace(bundle, network=lowered(bundle.network, "compiled"), export=export).version != bundle.version
+
+
 def test_an_export_could_be_exported_or_made_of_nothing(bundle: Bundle, tmp_path: Path) -> None:
     _, where = export_bundle(save_bundle(bundle, tmp_path), "bf16", 0.05, tmp_path / "exports")
     with pytest.raises(ExportError, match="is an export itself"):
