@@ -106,12 +106,10 @@ def summary(diff: Diff) -> Facts:
     }
 
 
-def write_rows(rows: Iterable[dict[str, Any]], path: Path) -> int:
-    """A Parquet file with a row for each window that changed; how many."""
-    found = list(rows)
+def write_rows(rows: Iterable[dict[str, Any]], path: Path) -> None:
+    """A Parquet file with a row for each window that changed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist(found), path, compression="zstd")
-    return len(found)
+    pq.write_table(pa.Table.from_pylist(list(rows)), path, compression="zstd")
 
 
 def write_page(diff: Diff, path: Path) -> None:

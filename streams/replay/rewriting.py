@@ -34,8 +34,7 @@ class Rewriter:
     transform: Transform | None = None
     redriven: frozenset[Origin] = frozenset()  # platform records that are dead letters sent again
     touched: dict[str, set[str]] = field(default_factory=dict)  # product to causes
-    moved: int = 0  # rows
-    changed: int = 0
+    changed: int = 0  # rows
     _watermark: CombinedWatermark = field(default_factory=CombinedWatermark)
     _late: pa.RecordBatch | None = None  # by event time
     _at: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))  # their event times, ascending
@@ -61,7 +60,6 @@ class Rewriter:
         table = pa.Table.from_batches(found).unify_dictionaries().combine_chunks()
         batch = table.take(pa.array(np.argsort(table["at"].to_numpy(), kind="stable"))).to_batches()[0]
         self._late, self._at = batch, Rows(EVENTS, batch)["at"]
-        self.moved = len(self._at)
         origins = batch.select(["product", "source", "source_partition", "source_offset"]).to_pylist()
         for product, *origin in map(dict.values, origins):
             self._touch(product, REDRIVEN if tuple(origin) in self.redriven else LATE)
