@@ -30,19 +30,6 @@ def order(number: int, quantity: Any, at: int | None = None, **more: Any) -> Out
     return Output("orders", number % 2, json.dumps(event).encode(), f"o{number}".encode())
 
 
-def review(number: int) -> Output:
-    event = {
-        "platform": "shop",
-        "product_id": f"p{number % 6}",
-        "review_id": f"r{number}",
-        "buyer_id": "bob",
-        "rating": 4,
-        "text": f"Good, says number {number}.",
-        "written_at": int(time.time() * 1000),
-    }
-    return Output("reviews", number % 2, json.dumps(event).encode(), event["product_id"].encode())
-
-
 def days(first: int, last: int, each: int = 48) -> list[Output]:
     """So many orders a day of days since START, evenly spread, for both partitions and six products."""
     return [
