@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from featurizers.adapters import put_back
 from featurizers.device import torch_device, torch_dtype, weights_hash
 from featurizers.efficientnet import ARCHITECTURE, packaged_weights, read_weights
 from featurizers.encoding import ImageConfig
@@ -34,7 +35,7 @@ class ImageEncoder:
         self.dimensions = int(model.num_features)
         self._transform = create_transform(**resolve_model_data_config(model), is_training=False)
         # Channels last is the layout that convolutions run fastest in, on either kind of device.
-        self._model = model.to(self._device, self._dtype, memory_format=torch.channels_last).eval()
+        self.model = model.to(self._device, self._dtype, memory_format=torch.channels_last).eval()
 
     def prepare(self, picture: Image.Image) -> Floats:
         """An RGB picture, resized, cropped and normalised: [3, height, width] float32."""
@@ -46,10 +47,15 @@ class ImageEncoder:
         """Prepared pictures to [pictures, dimensions] float32."""
         vectors = np.empty((len(pictures), self.dimensions), dtype=np.float32)
         for start in range(0, len(pictures), self._config.batch_size):
-            part = np.stack(pictures[start : start + self._config.batch_size])
-            batch = torch.from_numpy(part).to(self._device, self._dtype, memory_format=torch.channels_last)
-            vectors[start : start + len(part)] = self._model(batch).float().cpu().numpy()
+            part = pictures[start : start + self._config.batch_size]
+            vectors[start : start + len(part)] = self.differentiable(part).cpu().numpy()
         return vectors
+
+    def differentiable(self, pictures: Sequence[Floats]) -> torch.Tensor:
+        """One micro-batch of prepared pictures as a tensor [pictures, dimensions], for fine-tuning."""
+        batch = torch.from_numpy(np.stack(pictures))
+        vectors: torch.Tensor = self.model(batch.to(self._device, self._dtype, memory_format=torch.channels_last))
+        return vectors.float()
 
 
 def _load(name: str, timm: Any) -> Any:
@@ -60,7 +66,10 @@ def _load(name: str, timm: Any) -> Any:
         return model
     source = f"local-dir:{name}" if Path(name).is_dir() else name
     try:
-        return timm.create_model(source, pretrained=True, num_classes=0)
+        model = timm.create_model(source, pretrained=True, num_classes=0)
+        if Path(name).is_dir():
+            put_back(model, Path(name))
+        return model
     except Exception as error:  # the hub's clients have error trees of their own
         close = difflib.get_close_matches(name, timm.list_models(), n=3)
         way_out = f"did you mean {' or '.join(close)}?" if close and name not in close else "check the name and the hub"

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from featurizers.adapters import put_back
 from featurizers.device import torch_device, torch_dtype, weights_hash
 from featurizers.encoding import TextConfig
 from featurizers.errors import EncoderError
@@ -26,12 +27,12 @@ class TextEncoder:
         self._config = config or TextConfig()
         self._device = torch_device(self._config.device)
         source = self._config.model or str(packaged_model())
-        self._tokenizer, self._model = _load(source, torch_dtype(self._config.dtype))
+        self.tokenizer, self.model = _load(source, torch_dtype(self._config.dtype))
         label = self._config.model or PACKAGE.replace("_", "-")
-        self.name = f"{_short(label)}@{weights_hash(self._model)}"
-        self._model.to(self._device).eval()
-        self.dimensions = int(self._model.config.hidden_size)
-        longest = int(getattr(self._model.config, "max_position_embeddings", self._config.max_tokens))
+        self.name = f"{_short(label)}@{weights_hash(self.model)}"
+        self.model.to(self._device).eval()
+        self.dimensions = int(self.model.config.hidden_size)
+        longest = int(getattr(self.model.config, "max_position_embeddings", self._config.max_tokens))
         self._max_tokens = min(self._config.max_tokens, longest)
 
     def encode(self, texts: Sequence[str]) -> Floats:
@@ -39,7 +40,7 @@ class TextEncoder:
         vectors = np.empty((len(texts), self.dimensions), dtype=np.float32)
         if not texts:
             return vectors
-        tokens = self._tokenizer(list(texts), truncation=True, max_length=self._max_tokens, padding=False)
+        tokens = self._tokens(texts)
         lengths = np.array([len(ids) for ids in tokens["input_ids"]])
         order = np.argsort(lengths, kind="stable")
         for start in range(0, len(texts), self._config.batch_size):
@@ -49,12 +50,25 @@ class TextEncoder:
 
     @torch.inference_mode()
     def _forward(self, tokens: dict[str, list[list[int]]]) -> Floats:
-        batch = self._tokenizer.pad(tokens, padding="longest", return_tensors="pt").to(self._device)
-        hidden = self._model(**batch).last_hidden_state.float()  # [rows, tokens, dimensions]
+        result: Floats = self._pool(tokens).cpu().numpy()
+        return result
+
+    def differentiable(self, texts: Sequence[str]) -> torch.Tensor:
+        """`encode` of one micro-batch as a tensor with its gradients, for fine-tuning."""
+        return self._pool(self._tokens(texts))
+
+    def _tokens(self, texts: Sequence[str]) -> dict[str, list[list[int]]]:
+        found: dict[str, list[list[int]]] = self.tokenizer(
+            list(texts), truncation=True, max_length=self._max_tokens, padding=False
+        )
+        return found
+
+    def _pool(self, tokens: dict[str, list[list[int]]]) -> torch.Tensor:
+        batch = self.tokenizer.pad(tokens, padding="longest", return_tensors="pt").to(self._device)
+        hidden = self.model(**batch).last_hidden_state.float()  # [rows, tokens, dimensions]
         mask = batch["attention_mask"].unsqueeze(-1).float()
         pooled = (hidden * mask).sum(1) / mask.sum(1).clamp(min=1.0)
-        result: Floats = torch.nn.functional.normalize(pooled, dim=1).cpu().numpy()
-        return result
+        return torch.nn.functional.normalize(pooled, dim=1)
 
 
 def packaged_model() -> Path:
@@ -82,6 +96,8 @@ def _load(source: str, dtype: torch.dtype) -> tuple[Any, Any]:
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=local)
         model = AutoModel.from_pretrained(source, local_files_only=local, dtype=dtype)
+        if local:
+            put_back(model, Path(source))
     except (OSError, ValueError, KeyError, ImportError) as error:
         what = (
             "the folder holds no whole model" if local else "it is neither a folder here nor a model that the hub gave"

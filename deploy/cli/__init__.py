@@ -1,7 +1,7 @@
 """The console script `trendstream`: one file a command, loaded when the command is called.
 
-`deploy/cli/<name>.py` holds an attribute of the command's own name: a function, or a Typer app for one with
-subcommands. So `--help` loads no stage, and no torch.
+`deploy/cli/<name>.py` holds an attribute of the command's own name (`_` for `-`): a function, or a Typer app for one
+with subcommands. So `--help` loads no stage, and no torch.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ COMMANDS = {
     "load": "Replay data into the platform topics in event-time order.",
     "train": "Train the network and the starting heads from history.",
     "export": "Make a trained network smaller or faster.",
+    "fine-tune": "Tune a text or picture encoder on your own labels.",
+    "encoders": "Compare encoders on your own sample.",
     "backtest": "Train on the first part, run the loop over the rest, report.",
     "status": "Show how every stage stands: lag, watermarks, heads, snapshots.",
     "lag": "Show what is left to read, partition by partition.",
@@ -48,7 +50,8 @@ class _Lazy(TyperGroup):
 
 
 def _load(name: str) -> Any:
-    found = getattr(importlib.import_module(f"deploy.cli.{name}"), name)
+    module = name.replace("-", "_")
+    found = getattr(importlib.import_module(f"deploy.cli.{module}"), module)
     if isinstance(found, typer.Typer):
         return typer.main.get_command(found)
     single = typer.Typer(add_completion=False)

@@ -1,0 +1,135 @@
+"""Fine-tuning: that each method learns what labels say, that chance teaches nothing, and what becomes of its result."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from deploy.cli import run
+from deploy.errors import SourceError
+from deploy.fine_tuning import fine_tune, split
+from deploy.samples import Sample, read_sample
+from featurizers.encoding import ImageConfig, TextConfig
+from featurizers.finetuning import METHODS, Method, TuningConfig
+from featurizers.image import ImageEncoder
+from featurizers.text import TextEncoder, packaged_model
+from streams.calendars import DAY
+
+GOOD, BAD = ("lovely", "superb", "great"), ("broken", "awful", "poor")
+THINGS = ("lamp", "chair", "kettle", "clock", "jacket")
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A small transformer without any training, with the packaged tokenizer."""
+    from transformers import AutoTokenizer, BertConfig, BertModel
+
+    folder = tmp_path_factory.mktemp("tiny")
+    torch.manual_seed(0)
+    config = BertConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64)
+    BertModel(config).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(str(packaged_model()), local_files_only=True).save_pretrained(folder)
+    return str(folder)
+
+
+def reviews(n: int = 500, seed: int = 0) -> Sample:
+    rng = np.random.default_rng(seed)
+    good = rng.random(n) < 0.5
+    words = [rng.choice(GOOD if g else BAD) for g in good]
+    texts = [f"this {rng.choice(THINGS)} is {word} number {rng.integers(99)}" for word in words]
+    products = [f"p{i}" for i in rng.integers(0, 100, n)]
+    return Sample(texts, ["praise" if g else "blame" for g in good], products, rng.integers(1, 100, n) * DAY)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_each_method_tells_what_its_labels_say_and_lies_in_a_folder_that_loads(
+    method: Method, tiny: str, tmp_path: Path
+) -> None:
+    sample = reviews()
+    config = TuningConfig(method=method, epochs=3, learning_rate=3e-3 if method == "full" else 1e-2)
+    outcome = fine_tune("text", sample, tmp_path / "tuned", config, model=tiny)
+    assert outcome.after > 0.9
+    assert outcome.permuted <= outcome.after + 0.03
+    checks = [losses["check"] for losses in outcome.losses]
+    assert min(checks) < checks[0] - 0.03
+    loaded = TextEncoder(TextConfig(model=str(tmp_path / "tuned")))
+    assert loaded.name == outcome.encoder
+    assert loaded.name.rpartition("@")[2] != outcome.base.rpartition("@")[2]  # another version: never pooled with it
+    vectors = loaded.encode(sample.items[:4])
+    again = TextEncoder(TextConfig(model=str(tmp_path / "tuned"))).encode(sample.items[:4])
+    np.testing.assert_array_equal(vectors, again)
+    assert json.loads((tmp_path / "tuned" / "report.json").read_text())["after"] == outcome.after
+
+
+def test_parts_of_a_sample_share_no_product_and_no_time() -> None:
+    sample = reviews()
+    rows = split(sample)
+    products = [{sample.products[i] for i in part} for part in rows]
+    assert not products[0] & products[1]
+    assert not products[0] & products[2]
+    assert not products[1] & products[2]
+    assert sample.at[rows[0]].max() <= sample.at[rows[1]].min()
+    assert sample.at[rows[1]].max() <= sample.at[rows[2]].min()
+    with pytest.raises(SourceError, match="leave"):
+        split(reviews(60))
+
+
+@pytest.mark.parametrize("method", ["lora", "adapter"])
+def test_a_convnet_learns_a_colour_and_keeps_what_it_learnt(method: Method, tmp_path: Path) -> None:
+    import timm
+    from timm.models import save_for_hf
+
+    torch.manual_seed(0)
+    base = timm.create_model("test_resnet", pretrained=False, num_classes=0)
+    save_for_hf(base, str(tmp_path / "base"), model_args={"num_classes": 0}, safe_serialization=True)
+    rng = np.random.default_rng(0)
+    for i in range(200):
+        label = ("red", "blue")[i % 2]
+        colour = rng.integers(0, 80, (12, 12, 3)).astype(np.uint8)
+        colour[:, :, 0 if label == "red" else 2] += 60
+        (tmp_path / "pictures" / label).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(colour).save(tmp_path / "pictures" / label / f"{i}.png")
+    sample = read_sample("image", tmp_path / "pictures", "category")
+    config = TuningConfig(method=method, epochs=2)
+    outcome = fine_tune("image", sample, tmp_path / "tuned", config, model=str(tmp_path / "base"))
+    assert outcome.losses[-1]["check"] < outcome.losses[0]["check"]
+    loaded = ImageEncoder(ImageConfig(model=str(tmp_path / "tuned")))
+    assert loaded.name == outcome.encoder
+    assert loaded.name.rpartition("@")[2] != outcome.base.rpartition("@")[2]
+
+
+def test_a_trend_is_what_the_category_sold_in_the_week_after_against_the_week_before(tmp_path: Path) -> None:
+    start = 1_704_067_200_000  # 2024-01-01
+    write = {
+        "products.ndjson": [{"product_id": "a", "category": ["fruit", "apples"]}],
+        "orders.ndjson": [
+            {"ordered_at": start + day * DAY, "status": "placed", "lines": [{"product_id": "a", "quantity": quantity}]}
+            for day, quantity in enumerate([1] * 10 + [4] * 10)
+        ],
+        "reviews.ndjson": [
+            {"product_id": "a", "text": "one", "rating": 5, "written_at": start + 9 * DAY},
+            {"product_id": "a", "text": "too early", "rating": 5, "written_at": start},
+            {"product_id": "a", "text": "too late", "rating": 5, "written_at": start + 19 * DAY},
+        ],
+    }
+    for name, lines in write.items():
+        (tmp_path / name).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (trend,) = read_sample("text", tmp_path / "reviews.ndjson", "trend").labels
+    assert trend == pytest.approx(np.log2(28.5 / 7.5))
+    assert read_sample("text", tmp_path / "reviews.ndjson", "trend-class").labels == ["rising"]
+    (week,) = read_sample("text", tmp_path / "reviews.ndjson", "trend-week").labels
+    assert week == pytest.approx([np.log2(4.5 / 1.5)] * 7)
+    with pytest.raises(SourceError, match="no text with a 'mood'"):
+        read_sample("text", tmp_path / "reviews.ndjson", "mood")
+
+
+def test_a_wrong_method_is_told_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "s.ndjson").write_text("{}\n")
+    arguments = ["fine-tune", "text", str(tmp_path / "s.ndjson"), "--out", str(tmp_path / "out"), "--method", "magic"]
+    assert run(arguments) == 2
+    assert "choose one of full, lora, adalora, adapter" in capsys.readouterr().err
