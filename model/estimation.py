@@ -313,7 +313,8 @@ class Estimator:
             x = design(mine.f, mine.components, mine.category, self.categories)
             # A day's outcome is news to all that was learnt before; a longer bucket's outcomes overlap.
             theta = past.theta[b] if b else self.theta[0]
-            said = np.stack([x[:, : self.shared] @ theta[: self.shared], x[:, self.shared :] @ theta[self.shared :]])
+            blocks = (slice(None, self.shared), slice(self.shared, None))
+            said = np.stack([np.einsum("nf,f->n", x[:, block], theta[block]) for block in blocks])
             r = self.dispersion[b][mine.sales_class]
             mean = np.maximum(mine.baseline, LEAST) * np.exp(mine.f + said.sum(axis=0))
             weight = mean / (1 + mean / r)
