@@ -10,7 +10,7 @@ platform's overall, w a weekday, a an age bin, k and κ the strength of the prio
     s_0w = (U_0w + k) / (R_0 · D_0w + k)           s_cw = (U_cw + k · s_0w) / (R_c · D_cw + k)        then mean 1
     m_0a = (U_0a + κ · R_0) / (D_0a + κ)           m_ca = (U_ca + κ · m_0a) / (D_ca + κ)              R = ΣU / ΣD
 
-both with a floor. Formulas: forecast.md, "Baseline and class"; the shrinkage of s and m is ours.
+both with a floor. Formulas: docs/forecast.md, "Baseline and class"; the shrinkage of s and m is ours.
 """
 
 from __future__ import annotations
