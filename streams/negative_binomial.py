@@ -1,6 +1,7 @@
 """Counts of a gamma-Poisson mixture: y | u ~ Poisson(mean u), u gamma with mean 1 and variance 1/r.
 
-All functions work on arrays and broadcast; `r` may be inf (Poisson). Source: docs/forecast.md, "Predictive distribution".
+All functions work on arrays and broadcast; `r` may be inf (Poisson). Source: docs/forecast.md, "Predictive
+distribution".
 """
 
 from __future__ import annotations
