@@ -201,7 +201,7 @@ def test_a_network_or_a_task_would_not_learn(medium: Dataset, kind: str, task: s
 
 def test_a_small_network_would_not_learn_from_a_large_one(medium: Dataset) -> None:
     teacher = lively_bundle(config=NetworkConfig("cnn")).network  # what it says is not in the sales
-    config = replace(SMALL, learning_rate=6e-3, batch_rows=32, epochs=2, patience=1.0)
+    config = replace(SMALL, learning_rate=6e-3, batch_rows=32, epochs=4, patience=1.0)
     alone, taught = train_on(medium, config), train_on(medium, config, teacher=teacher)
     rows = training_rows(split(medium, config.dataset)[1], torch.device("cpu"))
     expected = answer_all(teacher, rows, 64).f
