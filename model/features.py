@@ -39,7 +39,7 @@ VECTORS = (Modality.TEXT, Modality.IMAGE, Modality.TITLE)
 
 _CHANNEL = {name: i for i, name in enumerate(CHANNELS)}
 _DECAYED = [0.5 ** (np.arange(DAYS - 1, -1, -1) / half_life) for half_life in HALF_LIVES]
-_BUCKETS = tuple(zip((0, *HORIZONS[:-1]), HORIZONS, strict=True))  # days of each delay bucket
+BUCKETS = tuple(zip((0, *HORIZONS[:-1]), HORIZONS, strict=True))  # days of each delay bucket
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def extract(rows: Rows) -> Features:
     # The posterior of a live forecast counts the sales of the open day; to the network they are as expected.
     hours[_open_hours(rows), SALES] = 0.0
     days = np.concatenate([_series(day, rate, price), known[:, :, :DAYS].transpose(0, 2, 1)], axis=2)
-    ahead = [known[:, :, DAYS + a : DAYS + b].mean(axis=2) for a, b in _BUCKETS]
+    ahead = [known[:, :, DAYS + a : DAYS + b].mean(axis=2) for a, b in BUCKETS]
     codes, names = rows.coded("category")
     buckets = np.array([category_bucket(name) for name in names], np.int64)
     age = np.where(present, np.log1p(np.maximum(np.nan_to_num(rows["age"]), 0.0)) / 3, 0.0)
@@ -193,7 +193,7 @@ def _context(rows: Rows, day: npt.NDArray[np.int64], rate: Doubles, price: Doubl
         np.log1p(day[:, _CHANNEL["returned"]].sum(axis=1)),
     ]
     # Weekday factors are in the baseline: what a bucket expects per day, against the rate.
-    widths = np.array([b - a for a, b in _BUCKETS], np.float64)
+    widths = np.array([b - a for a, b in BUCKETS], np.float64)
     weekly = np.log((rows["baseline"] / widths + 0.01) / (rate + 0.01)[:, None])  # [n, delays]
     weekday = np.eye(7)[rows["weekday"] % 7]
     sales_class = np.eye(len(SalesClass))[rows["sales_class"]]

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from model.dataset import Dataset
-from model.features import Doubles
-from model.network import BUCKETS, Answer, Batch
+from model.features import BUCKETS, Doubles
+from model.network import Answer, Batch
 from streams import negative_binomial
 from streams.records import DELAYS, HORIZONS, THRESHOLDS, Trend
 

@@ -22,6 +22,7 @@ from model.errors import ModelError
 from model.features import (
     BEHAVIOUR,
     BEHAVIOUR_CONTEXT,
+    BUCKETS,
     CATALOGUE,
     CATEGORY_BUCKETS,
     CONTEXT,
@@ -43,7 +44,6 @@ NETWORKS = (*SEQUENCES, "ensemble")  # an ensemble has one member of each
 # What the last layer gives: log corrections of the delay buckets (count, regression) or of every day of the longest
 # horizon (sequence); log odds of the trend classes by horizon (classification).
 TASKS = {"count": DELAYS, "regression": DELAYS, "sequence": AHEAD, "classification": len(HORIZONS) * len(CLASSES)}
-BUCKETS = tuple(zip((0, *HORIZONS[:-1]), HORIZONS, strict=True))  # days of each delay bucket
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ def bundle() -> Bundle:
     return replace(made, probe=probe_of(made.network, FEATURES), trained_until=5)
 
 
-# `compiled` takes a compiler and a minute: tests/bench/device.py tries it.
+# `compiled` takes a compiler and a minute; docs/benchmarks.md says how far it was off.
 @pytest.mark.parametrize("kind", ["bf16", "int8"])
 def test_an_export_would_be_large_or_far_from_its_network(bundle: Bundle, tmp_path: Path, kind: str) -> None:
     path = save_bundle(bundle, tmp_path)
