@@ -53,7 +53,7 @@ bench: setup kafka  ## trendstream beside its peers on a local Kafka; build/benc
 	@$(BIN)/python -m tests.bench $(BENCH)
 
 simulation: setup  ## heads on worlds whose truth is known, three seeds each; some minutes
-	@$(BIN)/python -m pytest -m simulation -n 2 --dist load -rA --show-capture=no tests/simulation
+	@$(BIN)/python -m pytest -m simulation -n 2 --dist load -rA --show-capture=stdout tests/simulation
 
 bench-short: setup kafka  ## the equal job beside its limit alone; fails when it is wrong or far slower than it was
 	@$(BIN)/python -m tests.bench.short
