@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -86,13 +87,16 @@ def packaged_model() -> Path:
 def _load(source: str, dtype: torch.dtype) -> tuple[Any, Any]:
     # Imported here: it takes seconds, and naming a wrong device should not.
     from transformers import AutoModel, AutoTokenizer
-    from transformers.utils import logging
+    from transformers.utils.logging import disable_progress_bar
+
+    # Loading a model imports torchao, whose two enums torch knows by itself by now, and says so in every worker's log.
+    logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
 
     local = Path(source).is_dir()
     if not local and _looks_like_path(source):
         raise EncoderError(f"no text model in {source!r}: there is no such folder; name one, or a model on the hub")
     if local:
-        logging.disable_progress_bar()  # nothing is fetched, and a worker's log is no terminal
+        disable_progress_bar()  # nothing is fetched, and a worker's log is no terminal
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=local)
         model = AutoModel.from_pretrained(source, local_files_only=local, dtype=dtype)
