@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from deploy.evaluation import Evaluation
+from deploy.report import plain
 from deploy.watch import Watch
 from model.distribution import MEDIAN
 from model.evaluate import BLOCK_DAYS, HIGH, LEVEL, LOW, quantile_loss
@@ -65,7 +66,7 @@ class EvaluationReport:
     leaks: Sequence[str]  # what was found
 
     def as_json(self) -> dict[str, Any]:
-        return _plain(asdict(self))  # type: ignore[no-any-return]
+        return plain(asdict(self))  # type: ignore[no-any-return]
 
 
 def make_report(evaluation: Evaluation, watch: Watch, checked: Sequence[str], leaks: Sequence[str]) -> EvaluationReport:
@@ -233,15 +234,3 @@ def show_lead(figure: Figure, percent: bool = True) -> str:
         low, high = f"{figure.lead_low:.1%}", f"{figure.lead_high:.1%}"
         return f"{figure.lead:+.1%} ({low} to {high}) on {figure.other}"
     return f"{figure.lead:+.3f} ({figure.lead_low:.3f} to {figure.lead_high:.3f}) on {figure.other}"
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
-    if hasattr(value, "item"):  # a numpy number
-        value = value.item()
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

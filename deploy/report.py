@@ -106,7 +106,7 @@ class RunReport:
     def as_json(self) -> dict[str, Any]:
         """What `report.json` holds. A number that is not finite becomes null."""
         keys = ("broker", "data", "events", "windows", "scores", "heads", "outcomes", "error", "latency_ms", "seconds")
-        return {key: _plain(getattr(self, key)) for key in keys}
+        return {key: plain(getattr(self, key)) for key in keys}
 
     def contradictions(self) -> list[str]:
         """Where the counts do not add up; a run that is right has none."""
@@ -186,11 +186,12 @@ def _print(console: Console, table: Table) -> None:
         console.print(f"{table.title}: none", highlight=False)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """What JSON can say: numbers of numpy as numbers, and what is not finite as null."""
     if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
+        return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
+        return [plain(v) for v in value]
     if hasattr(value, "item"):  # a numpy number
         value = value.item()
     if isinstance(value, float) and not math.isfinite(value):
