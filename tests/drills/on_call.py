@@ -18,8 +18,7 @@ TRANSCRIPTS = ROOT / "build" / "drills"
 class OnCall:
     """Calls `trendstream` in this process. The transcript ends with the number of commands and how long it took."""
 
-    def __init__(self, bootstrap: str, capsys: pytest.CaptureFixture[str]) -> None:
-        self._bootstrap = bootstrap
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
         self._capsys = capsys
         self._lines: list[str] = []
         self.commands = 0
@@ -27,7 +26,7 @@ class OnCall:
     def __call__(self, *arguments: str, code: int = 0, quietly: bool = False) -> str:
         """What a command said on both outputs. `quietly`: it looks on for the test, and is no part of the drill."""
         self._capsys.readouterr()
-        found = run([*arguments, "--bootstrap", self._bootstrap])
+        found = run(arguments)
         said = self._capsys.readouterr()
         text = said.out + said.err
         assert found == code, f"{shlex.join(arguments)} ended with {found}:\n{text}"
@@ -43,9 +42,9 @@ class OnCall:
 
 
 @contextmanager
-def drill(name: str, bootstrap: str, capsys: pytest.CaptureFixture[str]) -> Iterator[OnCall]:
+def drill(name: str, capsys: pytest.CaptureFixture[str]) -> Iterator[OnCall]:
     """From the symptom to the end; build/drills/NAME.txt holds what was typed and said."""
     began = time.monotonic()
-    engineer = OnCall(bootstrap, capsys)
+    engineer = OnCall(capsys)
     yield engineer
     engineer.write(name, time.monotonic() - began)

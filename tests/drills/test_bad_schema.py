@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from deploy import pipeline
 from deploy.following import stage_counters
-from deploy.settings import load_settings
+from deploy.settings import Settings
 from streams import kafka
 from streams.codecs import decode
 from streams.embedded import fold
 from streams.records import EVENTS
 from streams.stage import Message, Output
-from tests.conftest import TestBroker
 from tests.drills.events import days
 from tests.drills.on_call import drill
 from tests.drills.stages import stages, wait_until
@@ -45,14 +43,9 @@ def rows(values: list[bytes | None]) -> list[tuple[Any, ...]]:
 
 
 def test_orders_of_a_bad_schema_are_found_mended_and_sent_again(
-    fresh_kafka: TestBroker, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    settings: Settings, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    fresh_kafka.create_topics(2)
-    bootstrap = fresh_kafka.bootstrap
-    monkeypatch.setenv("TRENDSTREAM_PARTITIONS", "2")
-    monkeypatch.setenv("TRENDSTREAM_PLATFORMS", '{"shop": {}}')
-    monkeypatch.setenv("TRENDSTREAM_DATABASE_URL", f"sqlite:///{tmp_path}/read-model.db")
-    settings = load_settings(bootstrap=bootstrap, idle_ms=1_000, snapshot_interval_s=1)
+    bootstrap = settings.bootstrap
     good = days(0, 4)
     shipped = [spoiled(event) if number in BAD else event for number, event in enumerate(good)]
     with stages(settings, {"ingest": lambda: pipeline.ingest_spec(settings)}) as ingest:
@@ -64,7 +57,7 @@ def test_orders_of_a_bad_schema_are_found_mended_and_sent_again(
             return counters.get("accepted", 0) + counters.get("dead", 0)
 
         wait_until(lambda: counted() == len(shipped), "every order is read")
-        with drill("1-bad-schema", bootstrap, capsys) as engineer:
+        with drill("1-bad-schema", capsys) as engineer:
             assert f"{len(BAD)} dead letters are open ({len(BAD)} wrong-type)" in engineer("doctor", code=1)
             listed = engineer("dlq", "list")
             assert "wrong-type" in listed

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 from confluent_kafka.admin import AdminClient
 
 from deploy import pipeline
 from deploy.inspection import inspect
-from deploy.settings import load_settings
+from deploy.settings import Settings
 from deploy.topics import set_offsets
 from streams import kafka
 from streams.embedded import fold
 from streams.topics import DAY_MS
-from tests.conftest import TestBroker
 from tests.drills.events import START, days
 from tests.drills.on_call import drill
 from tests.drills.stages import drained, stages, wait_until
@@ -23,14 +20,9 @@ pytestmark = [pytest.mark.kafka, pytest.mark.drill]
 
 
 def test_offsets_set_by_hand_and_a_snapshot_topic_that_is_gone_are_named_and_put_right(
-    fresh_kafka: TestBroker, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    settings: Settings, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    fresh_kafka.create_topics(2)
-    bootstrap = fresh_kafka.bootstrap
-    monkeypatch.setenv("TRENDSTREAM_PARTITIONS", "2")
-    monkeypatch.setenv("TRENDSTREAM_PLATFORMS", '{"shop": {}}')
-    monkeypatch.setenv("TRENDSTREAM_DATABASE_URL", f"sqlite:///{tmp_path}/read-model.db")
-    settings = load_settings(bootstrap=bootstrap, idle_ms=1_000, snapshot_interval_s=1)
+    bootstrap = settings.bootstrap
     specs = {"ingest": lambda: pipeline.ingest_spec(settings), "windows": lambda: pipeline.windows_spec(settings)}
 
     def through(day: int) -> bool:
@@ -48,7 +40,7 @@ def test_offsets_set_by_hand_and_a_snapshot_topic_that_is_gone_are_named_and_put
         for future in admin.delete_topics(["trend.snapshots"]).values():
             future.result(30)
 
-        with drill("5-by-hand", bootstrap, capsys) as engineer:
+        with drill("5-by-hand", capsys) as engineer:
             said = engineer("doctor", code=1)
             assert "topics are missing: trend.snapshots" in said
             assert f"set back by hand from {committed[1]} to 3: {committed[1] - 3:,} offsets would be published" in said

@@ -8,12 +8,11 @@ import msgspec
 import pytest
 
 from deploy.heads import published
-from deploy.settings import load_settings
+from deploy.settings import Settings
 from model.registry import untrained_bundle
 from streams import kafka
 from streams.codecs import encode_json
 from streams.topics import DAY_MS
-from tests.conftest import TestBroker
 from tests.drills.events import START, days
 from tests.drills.on_call import drill
 from tests.drills.stages import drained, loop, stages, wait_until
@@ -22,14 +21,9 @@ pytestmark = [pytest.mark.kafka, pytest.mark.drill]
 
 
 def test_a_bad_head_is_found_by_its_error_and_a_rollback_says_what_it_touched(
-    fresh_kafka: TestBroker, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    fresh_kafka.create_topics(2)
-    bootstrap = fresh_kafka.bootstrap
-    monkeypatch.setenv("TRENDSTREAM_PARTITIONS", "2")
-    monkeypatch.setenv("TRENDSTREAM_PLATFORMS", '{"shop": {}}')
-    monkeypatch.setenv("TRENDSTREAM_DATABASE_URL", f"sqlite:///{tmp_path}/read-model.db")
-    settings = load_settings(bootstrap=bootstrap, idle_ms=1_000, snapshot_interval_s=1)
+    bootstrap = settings.bootstrap
     bundle = untrained_bundle()
 
     def newest_version() -> str:
@@ -47,7 +41,7 @@ def test_a_bad_head_is_found_by_its_error_and_a_rollback_says_what_it_touched(
         bad = msgspec.structs.replace(good, version="tuned-by-hand", theta=[[2.08, *r[1:]] for r in good.theta])
         file = tmp_path / "head.json"
         file.write_bytes(encode_json(bad))
-        with drill("2-bad-head", bootstrap, capsys) as engineer:
+        with drill("2-bad-head", capsys) as engineer:
             by_hand = ("heads", "promote", "--file", str(file), "--yes", "--reason", "a better one")
             promoted = " ".join(engineer(*by_hand, quietly=True).split())
             assert f"published {good.version}.1" in promoted

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,24 +13,17 @@ from deploy.cli import run
 from deploy.dead_letters import Selection, letters
 from deploy.following import stage_counters
 from deploy.redriving import Counts, Mender, Pace, Redriver, load_transform
-from deploy.settings import Settings, load_settings
+from deploy.settings import Settings
 from streams import kafka
 from streams.codecs import decode
 from streams.ingest.letters import Checker
 from streams.records import EVENTS
 from streams.stage import Output
-from tests.conftest import TestBroker
 from tests.drills.events import order
 from tests.drills.stages import stages, wait_until
 
 pytestmark = [pytest.mark.kafka, pytest.mark.drill]
 MEND = ".lines[].quantity |= tonumber"
-
-
-@pytest.fixture
-def settings(fresh_kafka: TestBroker, tmp_path: Path) -> Settings:
-    fresh_kafka.create_topics(2)
-    return load_settings(bootstrap=fresh_kafka.bootstrap, partitions=2, snapshot_interval_s=1)
 
 
 def units(bootstrap: str) -> int:

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import json
 import time
-from pathlib import Path
 
 import pytest
 
 from deploy import pipeline
 from deploy.inspection import inspect
-from deploy.settings import load_settings
+from deploy.settings import Settings
 from model.registry import untrained_bundle
 from streams import kafka
 from streams.codecs import decode, decode_json
 from streams.records import EVENTS, Head, Score
 from streams.topics import DAY_MS
-from tests.conftest import TestBroker
 from tests.drills.events import START, days, produce
 from tests.drills.on_call import drill
 from tests.drills.stages import drained, logs, loop, stages, wait_until
@@ -27,14 +25,10 @@ TWO_HOURS_MS = 2 * 3_600_000
 
 
 def test_a_worker_that_was_down_for_two_hours_catches_up_and_marks_what_was_stale(
-    fresh_kafka: TestBroker, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    settings: Settings, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    fresh_kafka.create_topics(2)
-    bootstrap = fresh_kafka.bootstrap
-    monkeypatch.setenv("TRENDSTREAM_PARTITIONS", "2")
-    monkeypatch.setenv("TRENDSTREAM_PLATFORMS", '{"shop": {}}')
-    monkeypatch.setenv("TRENDSTREAM_DATABASE_URL", f"sqlite:///{tmp_path}/read-model.db")
-    settings = load_settings(bootstrap=bootstrap, idle_ms=1_000, snapshot_interval_s=1, head_wait_ms=120_000)
+    bootstrap = settings.bootstrap
+    settings = settings.model_copy(update={"head_wait_ms": 120_000})
     hasty = settings.model_copy(update={"head_wait_ms": 500})
     bundle, patience = untrained_bundle(), [settings]
     specs = {**loop(settings, bundle), "inference": lambda: pipeline.inference_spec(patience[-1], bundle)}
@@ -60,7 +54,7 @@ def test_a_worker_that_was_down_for_two_hours_catches_up_and_marks_what_was_stal
         produce(bootstrap, missed, [now - TWO_HOURS_MS + i * TWO_HOURS_MS // len(missed) for i in range(len(missed))])
         gone = ("ingest", "learner", "inference")
         wait_until(lambda: not any(inspect(bootstrap, 2, 0).workers[name] for name in gone), "all of them are gone")
-        with drill("3-worker-down", bootstrap, capsys) as engineer:
+        with drill("3-worker-down", capsys) as engineer:
             said = engineer("doctor", code=1)
             assert f"no worker of ingest runs: {len(missed)} offsets wait, the oldest for 2." in said
             # As `trendstream worker ingest` does, and with TRENDSTREAM_HEAD_WAIT_MS=500 `trendstream worker inference`:
