@@ -11,7 +11,6 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from operator import lt
 from typing import Any
@@ -19,18 +18,17 @@ from typing import Any
 from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, Producer, TopicPartition
 
 from streams import kafka
-from streams.codecs import decode_json, encode_json
-from streams.errors import BrokerError, MemoryLimitError, PoisonError, SnapshotError, StreamsError, UnreachableError
+from streams.codecs import encode_json
+from streams.errors import BrokerError, MemoryLimitError, UnreachableError
+from streams.kafka_errors import ABORTED_BY_THE_NEXT, PASSING, UNREACHED, is_fatal
 from streams.memory import resident_mib
 from streams.observing import Observer, Silent
-from streams.records import Progress, Skip, SnapshotManifest
-from streams.snapshots import TOPIC as SNAPSHOTS
-from streams.snapshots import SnapshotReader, Upload, drop, ladder, snapshot_partition
+from streams.poison import Guard
+from streams.records import Progress, SnapshotManifest
+from streams.restore import PROGRESS, EndedError, Restored, Restorer, progress_key
+from streams.snapshots import Upload, drop, ladder
 from streams.stage import Clock, Message, Output, Stage, StageSpec, TaskKey, TaskStatus, frozen, reported
 from streams.topics import PLATFORM_TOPICS, TOPICS
-
-PROGRESS = "trend.progress"
-SKIPS = "trend.skips"
 
 
 @dataclass(frozen=True)
@@ -66,12 +64,10 @@ class _Task:
     upload: Upload | None = None  # a snapshot on its way
 
 
-class _EndedError(Exception):
-    """The worker was told to stop while it restored."""
-
-
 class Runner:
     """Runs one stage until told to stop. One thread; everything happens in `run`, turn by turn."""
+
+    restorer: type[Restorer] = Restorer
 
     def __init__(
         self,
@@ -86,7 +82,10 @@ class Runner:
         self._observer: Observer = observer or Silent()
         self._tasks: dict[TaskKey, _Task] = {}
         self._paused: set[TaskKey] = set()
-        self._skips: set[tuple[str, int, int]] = set()  # topic, partition and offset of records to pass over
+        self._guard = Guard(spec.name, self._observer)
+        self._restorer = self.restorer(
+            spec, config.bootstrap, config.partitions, self._guard, self._observer, stop, config.max_poll
+        )
         self._clock: Clock | None = spec.clock() if spec.clock else None
         self._in_transaction = False
         self._abort_due = ""  # why the open transaction has to go
@@ -122,7 +121,7 @@ class Runner:
                 self._step()
                 yield
             self._finish()
-        except _EndedError:
+        except EndedError:
             pass  # told to stop in the middle of a restore: there is nothing to commit
         except KafkaException as error:
             if self._is_ending() and self._passes(error.args[0]):
@@ -180,10 +179,10 @@ class Runner:
 
     def _passes(self, cause: Any) -> bool:
         """Whether an abort and another try may help."""
-        if _is_fatal(cause):
+        if is_fatal(cause):
             return False
-        passing = cause.txn_requires_abort() or cause.retriable() or cause.code() in _PASSING
-        return cause.code() in _UNREACHED or ((passing or self._in_transaction) and self._has_patience())
+        passing = cause.txn_requires_abort() or cause.retriable() or cause.code() in PASSING
+        return cause.code() in UNREACHED or ((passing or self._in_transaction) and self._has_patience())
 
     def _measure(self) -> None:
         """Tell how much is left to read, and refuse to grow beyond the limit. What is not committed yet is folded again
@@ -320,7 +319,7 @@ class Runner:
             if error.code() == KafkaError._PARTITION_EOF:
                 if task is not None:
                     task.caught_up = True
-            elif _is_fatal(error) or not (error.retriable() or error.code() in _PASSING):
+            elif is_fatal(error) or not (error.retriable() or error.code() in PASSING):
                 raise KafkaException(error)
 
     def _take(self, key: TaskKey, task: _Task, messages: Sequence[Message]) -> None:
@@ -330,7 +329,7 @@ class Runner:
         for position, message in enumerate(messages):
             if self._stop():
                 return  # the rest is for whoever comes next
-            if task.waiting or not self._ready(task, message):
+            if task.waiting or not self._guard.ready(task.stage, message):
                 if not task.waiting:
                     task.waiting_since = time.monotonic()
                     self._consumer.pause([TopicPartition(*key)])
@@ -347,7 +346,7 @@ class Runner:
                 continue
             while task.waiting:
                 waited = (time.monotonic() - task.waiting_since) * 1000
-                if not self._ready(task, task.waiting[0]) and waited < self._spec.ready_timeout_ms:
+                if not self._guard.ready(task.stage, task.waiting[0]) and waited < self._spec.ready_timeout_ms:
                     break
                 self._fold(task, [task.waiting.popleft()])
                 task.waiting_since = time.monotonic()
@@ -358,42 +357,13 @@ class Runner:
                 self._consumer.resume([TopicPartition(*key)])
         return held
 
-    def _ready(self, task: _Task, message: Message) -> bool:
-        with self._at([message]):
-            return _place(message) in self._skips or task.stage.ready(message)
-
     def _fold(self, task: _Task, messages: Sequence[Message]) -> None:
-        with self._at(messages):
-            outputs = task.stage.fold(self._without_skips(messages))
+        outputs = self._guard.fold(task.stage, messages)
         task.position = messages[-1].offset + 1
         task.newest_at = messages[-1].timestamp
         task.dirty = True
         self._records += len(messages)
         self._publish(outputs)
-
-    def _without_skips(self, messages: Sequence[Message]) -> Sequence[Message]:
-        if not self._skips:
-            return messages
-        kept = [m for m in messages if _place(m) not in self._skips]
-        for message in messages:
-            if _place(message) in self._skips:
-                self._observer.warned(self._spec.name, f"passed over {_named(message)}, as trend.skips says")
-        return kept
-
-    @contextmanager
-    def _at(self, messages: Sequence[Message]) -> Iterator[None]:
-        """Name the record at which the stage's own code failed, and the way past it."""
-        try:
-            yield
-        except Exception as error:
-            what = str(error) if isinstance(error, StreamsError) else f"{type(error).__name__}: {error}"
-            first, last = messages[0], messages[-1]
-            until = f" to {last.offset}" if last.offset > first.offset else ""
-            raise PoisonError(
-                f"{self._spec.name} cannot fold {_named(first)}{until}: {what}. See it with `trendstream topics cat "
-                f"{first.topic} --partition {first.partition} --offset {first.offset}`; go past it with `trendstream "
-                f"topics skip {self._spec.name} {first.topic} {first.partition} {first.offset} --reason …`"
-            ) from error
 
     def _publish(self, outputs: Sequence[Output]) -> None:
         if outputs and not self._in_transaction:
@@ -454,7 +424,7 @@ class Runner:
         moved = [(key, task) for key, task in self._tasks.items() if task.dirty]
         told = [(key, task, self._progress(key, task)) for key, task in moved]
         for key, _, progress in told:
-            self._publish([Output(PROGRESS, 0, encode_json(progress), _progress_key(self._spec.name, key))])
+            self._publish([Output(PROGRESS, 0, encode_json(progress), progress_key(self._spec.name, key))])
         # 5. The consumed offsets.
         if moved:
             positions = [TopicPartition(*key, task.position) for key, task in moved]
@@ -540,7 +510,7 @@ class Runner:
             self._commit(snapshots=False)
         except KafkaException as error:
             self._abort_due = error.args[0].str()
-            if _is_fatal(error.args[0]):
+            if is_fatal(error.args[0]):
                 self._fatal = error
         self._restore_due = None
         self._tasks.clear()
@@ -549,7 +519,9 @@ class Runner:
     def _own(self, keys: list[TaskKey]) -> None:
         """Build, restore and assign these tasks, in place of all that was owned."""
         self._require_known(keys)
-        self._tasks = self._restore(sorted(keys))
+        self._tasks = {
+            key: self._task(restored) for key, restored in self._restorer.restore(sorted(keys), self._consumer).items()
+        }
         self._paused = set()
         if self._clock is not None:
             self._clock = self._spec.clock() if self._spec.clock else None
@@ -558,6 +530,18 @@ class Runner:
         self._consumer.assign(partitions)
         self._consumer.resume(partitions)  # a pause outlives an assignment, and its reason is gone with the old state
         self._observer.assigned(self._spec.name, list(self._tasks))
+
+    def _task(self, restored: Restored) -> _Task:
+        if restored.strays:
+            self._bury(restored.strays)
+        return _Task(
+            restored.stage,
+            restored.position,
+            last_input_at=int(time.time() * 1000),
+            manifests=list(restored.manifests),
+            snapshot=restored.snapshot,
+            snapshot_due=time.monotonic() + self._config.snapshot_interval_ms / 1000,
+        )
 
     def _require_known(self, keys: Sequence[TaskKey]) -> None:
         """Refuse partitions that our own topics were not made with; one more of the platform's is one more source."""
@@ -582,126 +566,13 @@ class Runner:
             try:
                 self._ask(self._producer.abort_transaction)  # which a fenced zombie cannot: it gets no further
             except KafkaException as error:
-                if error.args[0].code() not in _ABORTED_BY_THE_NEXT:
+                if error.args[0].code() not in ABORTED_BY_THE_NEXT:
                     raise
             self._in_transaction = False
         # A producer whose records were lost with a broker was seen to stand still for good in its next transaction.
         self._producer = self._new_producer()
         self._ask(self._producer.init_transactions)
         self._records = self._outputs = 0
-
-    # -- restore ------------------------------------------------------------------------------------------------
-
-    def _restore(self, keys: list[TaskKey]) -> dict[TaskKey, _Task]:
-        if not keys:
-            return {}
-        skips = (decode_json(m.value, Skip) for m in kafka.read(self._config.bootstrap, SKIPS) if m.value is not None)
-        self._skips = {(s.topic, s.partition, s.offset) for s in skips if s.stage == self._spec.name}
-        committed = self._consumer.committed([TopicPartition(*k) for k in keys], timeout=_RESTORE_ANSWER_S)
-        offsets = {(p.topic, p.partition): p.offset for p in committed}
-        if self._spec.stateful:
-            snapshots = SnapshotReader(self._spec.name)
-            wanted = {snapshot_partition(self._spec.name, k, self._config.partitions) for k in keys}
-            snapshots.put(kafka.read(self._config.bootstrap, SNAPSHOTS, sorted(wanted)))
-            return {k: self._restore_task(k, offsets[k], snapshots) for k in keys}
-        states = self._progress_states({k: offset for k, offset in offsets.items() if offset >= 0})
-        tasks = {}
-        for key in keys:
-            stage = self._spec.make(key)
-            if key in states:
-                stage.restore(states[key].state)
-            tasks[key] = self._task(stage, self._first(key) if offsets[key] < 0 else offsets[key])
-        return tasks
-
-    def _restore_task(self, key: TaskKey, committed: int, snapshots: SnapshotReader) -> _Task:
-        started = time.monotonic()
-        first = self._first(key)
-        stage, taken = self._from_snapshot(key, committed, snapshots)
-        begin = taken.offset if taken else first
-        if committed > begin:
-            if begin < first or (taken is None and first > 0):
-                found = f"usable snapshot ends at offset {begin}" if taken else "snapshot can be used"
-                raise SnapshotError(
-                    f"{self._spec.name}: of {key[0]}/{key[1]} {'the newest' if taken else 'no'} {found}, but its "
-                    f"records are kept only from {first}: the state cannot be made again. Put trend.snapshots back "
-                    f"from a copy, or reset the group trendstream.{self._spec.name} to {first} to begin anew with what "
-                    f"is kept; to prevent it, lengthen the retention of {key[0]} or take snapshots more often"
-                )
-            if taken is None:
-                self._observer.warned(
-                    self._spec.name,
-                    f"{key[0]}/{key[1]} has no usable snapshot: its {committed - first} offsets are folded again "
-                    "from the first; if it ran for long before, trend.snapshots was emptied",
-                )
-            self._refold(stage, key, begin, committed)
-        task = self._task(stage, committed if committed >= 0 else begin)
-        task.manifests = snapshots.manifests(key)
-        self._bury(snapshots.strays(key, self._config.partitions))
-        task.snapshot = taken
-        task.snapshot_due = time.monotonic() + self._config.snapshot_interval_ms / 1000
-        self._observer.restored(self._spec.name, key, begin, task.position, time.monotonic() - started)
-        return task
-
-    def _from_snapshot(
-        self, key: TaskKey, committed: int, snapshots: SnapshotReader
-    ) -> tuple[Stage, SnapshotManifest | None]:
-        """The stage as of the newest snapshot that can be used; a fresh one where none can."""
-        for manifest, blobs in snapshots.before(key, committed):
-            stage = self._spec.make(key)
-            why = "a chunk is missing or broken"
-            if blobs is not None:
-                try:
-                    stage.restore(blobs)
-                    return stage, manifest
-                except SnapshotError as error:
-                    why = str(error)
-            self._observer.warned(
-                self._spec.name, f"the snapshot of {key[0]}/{key[1]} at offset {manifest.offset} is passed over: {why}"
-            )
-        return self._spec.make(key), None
-
-    def _refold(self, stage: Stage, key: TaskKey, begin: int, end: int) -> None:
-        """Fold the input in [begin, end) again, for its state alone: its outputs are published already."""
-        batch: list[Message] = []
-        for message in kafka.read(self._config.bootstrap, key[0], [key[1]], {key[1]: begin}):
-            if message.offset >= end:
-                break
-            if self._stop():
-                raise _EndedError
-            batch.append(message)
-            if len(batch) >= (self._config.max_poll if self._spec.batched else 1):
-                with self._at(batch):
-                    stage.fold(self._without_skips(batch))
-                batch = []
-        if batch:
-            with self._at(batch):
-                stage.fold(self._without_skips(batch))
-
-    def _task(self, stage: Stage, position: int) -> _Task:
-        return _Task(stage, position, last_input_at=int(time.time() * 1000))
-
-    def _first(self, key: TaskKey) -> int:
-        return int(self._consumer.get_watermark_offsets(TopicPartition(*key), timeout=_RESTORE_ANSWER_S)[0])
-
-    def _progress_states(self, offsets: Mapping[TaskKey, int]) -> dict[TaskKey, Progress]:
-        """The progress of each task at its committed offset. All tasks of all stages share one partition, so another
-        worker's open transaction may hide it; an older one would not belong to the offset: wait for it."""
-        wanted = {_progress_key(self._spec.name, k): k for k in offsets}
-        deadline = time.monotonic() + 60
-        while True:
-            found: dict[TaskKey, Progress] = {}
-            for message in kafka.read(self._config.bootstrap, PROGRESS):
-                if message.key in wanted and message.value is not None:
-                    found[wanted[message.key]] = decode_json(message.value, Progress)
-            behind = [k for k, offset in offsets.items() if k not in found or found[k].offset != offset]
-            if not behind:
-                return found
-            if time.monotonic() > deadline:
-                raise BrokerError(
-                    f"{self._spec.name}: {PROGRESS} does not hold the state of {behind} at the committed offsets "
-                    f"{[offsets[k] for k in behind]} within 60 s; were the offsets of the group set by hand?"
-                )
-            time.sleep(0.1)
 
     # -- versioned data -----------------------------------------------------------------------------------------
 
@@ -729,7 +600,7 @@ class Runner:
                 self._spec.versioned[record.topic()].put(kafka.message(record))
             elif error.code() == KafkaError._PARTITION_EOF:
                 ended.add((record.topic(), record.partition()))
-            elif _is_fatal(error):
+            elif is_fatal(error):
                 raise KafkaException(error)
         return ended
 
@@ -738,41 +609,8 @@ _POLL_S, _LAST_POLL_S = 0.02, 0.005
 _ANSWER_S = 1.0  # of one call; it is called again until …
 _WAIT_S = 30.0  # … it gives up,
 _LAST_WAIT_S = 5.0  # or this soon after the worker was told to stop
-_RESTORE_ANSWER_S = 5.0
 _MEASURED_EACH_S = 1.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 5.0  # between tries, doubled each time
-
-# Nobody answers: there is nothing that a restart would change, so it is waited for without end.
-_UNREACHED = {
-    KafkaError._TRANSPORT,
-    KafkaError._ALL_BROKERS_DOWN,
-    KafkaError._RESOLVE,
-    KafkaError._TIMED_OUT,
-}
-# While a broker is away and its partitions and groups find another one.
-_PASSING = {
-    *_UNREACHED,
-    KafkaError._WAIT_COORD,
-    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
-    KafkaError.COORDINATOR_NOT_AVAILABLE,
-    KafkaError.NOT_COORDINATOR,
-    KafkaError.LEADER_NOT_AVAILABLE,
-    KafkaError.NOT_LEADER_FOR_PARTITION,
-    KafkaError.OFFSET_NOT_AVAILABLE,
-    KafkaError.REQUEST_TIMED_OUT,
-    KafkaError._UNKNOWN_PARTITION,  # of a broker that is just back: that all topics are there was asked before
-    KafkaError.UNKNOWN_TOPIC_OR_PART,
-    KafkaError.UNSTABLE_OFFSET_COMMIT,
-}
-# What says of an abort that the producer's heir has to do it: a call that did not come back holds the producer; or the
-# abort has overtaken the first record on the way to its coordinator, and librdkafka calls that fatal (its issue 4849).
-_ABORTED_BY_THE_NEXT = {KafkaError._CONFLICT, KafkaError.INVALID_TXN_STATE}
-_FENCED = {KafkaError._FATAL, KafkaError._FENCED, KafkaError.FENCED_INSTANCE_ID}
-
-
-def _is_fatal(error: Any) -> bool:
-    # A consumer says only once that it was fenced, and that error's own flag is not set.
-    return bool(error.fatal()) or error.code() in _FENCED
 
 
 def _beyond(past: int, run: list[Any]) -> list[Any]:
@@ -787,15 +625,3 @@ def _beyond(past: int, run: list[Any]) -> list[Any]:
             kept.append(record)
             past = offset
     return kept
-
-
-def _progress_key(stage: str, task: TaskKey) -> bytes:
-    return f"{stage}/{task[0]}/{task[1]}".encode()
-
-
-def _place(message: Message) -> tuple[str, int, int]:
-    return message.topic, message.partition, message.offset
-
-
-def _named(message: Message) -> str:
-    return f"{message.topic}/{message.partition} offset {message.offset}"

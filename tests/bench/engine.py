@@ -23,7 +23,7 @@ from deploy.local_kafka import JARS, LocalKafka
 from deploy.topics import create_topics
 from streams import kafka
 from streams.errors import BrokerError
-from streams.runner import PROGRESS
+from streams.restore import PROGRESS
 from streams.snapshots import TOPIC as SNAPSHOTS
 from tests.bench import orders, workers
 from tests.bench.environments import python_of

@@ -20,7 +20,7 @@ from streams.records import (
     WindowKind,
 )
 from streams.records import WINDOWS as WINDOW_RECORDS
-from streams.runner import PROGRESS
+from streams.restore import PROGRESS
 from streams.snapshots import TOPIC as SNAPSHOTS
 from streams.snapshots import SnapshotReader
 from streams.stage import Message, Output, Stage, StageSpec, TaskKey

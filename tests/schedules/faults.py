@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from streams import kafka
 from streams.codecs import decode_json
 from streams.records import Progress
-from streams.runner import PROGRESS, Runner, _progress_key, _Task
+from streams.restore import PROGRESS, Restored, Restorer, progress_key
+from streams.runner import Runner, _Task
 from streams.snapshots import SnapshotReader
 from streams.stage import Message, Output, TaskKey
 
@@ -43,8 +45,21 @@ class ForgetsToAbort(Runner):
         self._observer.aborted(self._spec.name, reason)
 
 
+class _FromTheNewest(Restorer):
+    def _from_snapshots(self, key: TaskKey, first: int, committed: int, snapshots: SnapshotReader) -> Restored:
+        restored = super()._from_snapshots(key, first, committed, snapshots)
+        found = next(snapshots.before(key, 2**62), None)
+        if found is None:
+            return restored
+        stage = self._spec.make(key)
+        stage.restore(found[1] or {})
+        return replace(restored, stage=stage)
+
+
 class ManifestsOutside(Runner):
     """Writes manifests beside their chunks, not in the commit, and restores from the newest."""
+
+    restorer = _FromTheNewest
 
     def _snapshot_chunks(self) -> list[tuple[_Task, Any]]:
         taken = super()._snapshot_chunks()
@@ -54,22 +69,18 @@ class ManifestsOutside(Runner):
             self._chunks.flush(30)
         return taken
 
-    def _restore_task(self, key: TaskKey, committed: int, snapshots: SnapshotReader) -> _Task:
-        found = next(snapshots.before(key, 2**62), None)
-        task = super()._restore_task(key, committed, snapshots)
-        if found is not None:
-            task.stage = self._spec.make(key)
-            task.stage.restore(found[1] or {})
-        return task
+
+class _OldProgress(Restorer):
+    def _progress_states(self, offsets: Mapping[TaskKey, int]) -> dict[TaskKey, Progress]:
+        found = {m.key: m.value or b"" for m in kafka.read(self._bootstrap, PROGRESS)}
+        keys = {k: progress_key(self._spec.name, k) for k in offsets}
+        return {k: decode_json(found[name], Progress) for k, name in keys.items() if name in found}
 
 
 class OldProgress(Runner):
     """Takes the newest progress that it can see, whatever offset it belongs to."""
 
-    def _progress_states(self, offsets: Mapping[TaskKey, int]) -> dict[TaskKey, Progress]:
-        found = {m.key: m.value or b"" for m in kafka.read(self._config.bootstrap, PROGRESS)}
-        keys = {k: _progress_key(self._spec.name, k) for k in offsets}
-        return {k: decode_json(found[name], Progress) for k, name in keys.items() if name in found}
+    restorer = _OldProgress
 
 
 class PositionBeyondWaiting(Runner):
