@@ -431,7 +431,7 @@ RECORDS = st.builds(
 )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(log=st.lists(RECORDS, min_size=1, max_size=12), data=st.data())
 def test_repeated_and_reordered_batches_leave_the_same_tables(
     tmp_path_factory: pytest.TempPathFactory, log: list[Any], data: st.DataObject

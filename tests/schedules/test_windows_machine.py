@@ -137,6 +137,4 @@ def _live_windows(outputs: list[Output]) -> dict[int, list[tuple[Any, ...]]]:
 
 
 TestWindowsMachine = WindowsMachine.TestCase
-TestWindowsMachine.settings = settings(
-    max_examples=80, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)
-)
+TestWindowsMachine.settings = settings(max_examples=80, stateful_step_count=20, suppress_health_check=list(HealthCheck))

@@ -25,7 +25,7 @@ def one(values: list[float]) -> np.ndarray:
 buckets = st.lists(st.floats(0.001, 500), min_size=DELAYS, max_size=DELAYS)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(buckets, st.lists(st.floats(0, 0.5), min_size=3, max_size=3), st.lists(st.floats(0.1, 100), min_size=3,
        max_size=3), st.integers(0, 5), st.integers(0, 30), st.floats(0, 1))  # fmt: skip
 def test_quantiles_never_fall_with_level_or_horizon(
@@ -38,7 +38,7 @@ def test_quantiles_never_fall_with_level_or_horizon(
     np.testing.assert_allclose(forecast.mean.cumsum(axis=1), forecast.total)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(buckets, st.floats(0.1, 100), st.integers(0, 5), st.integers(0, 40), st.integers(0, 30))
 def test_classes_are_a_distribution_and_agree_with_the_quantiles(
     mu: list[float], r: float, seed: int, k: int, seen: int
@@ -141,7 +141,7 @@ def test_the_map_turned_round_undoes_it() -> None:
     np.testing.assert_array_equal(forward(IDENTITY[0], LEVELS), LEVELS)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=50), st.integers(0, 9), st.floats(0, 1))
 def test_no_pit_values_can_break_the_order_of_the_map(pit: list[float], seed: int, rate: float) -> None:
     knots = track(a_map(seed)[0], np.array(pit), rate)

@@ -119,7 +119,7 @@ def _letters(outputs: Sequence[Output]) -> list[DeadLetter]:
 WORDS = st.lists(st.text(alphabet="abcxyz", max_size=3), min_size=1, max_size=12)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(first=WORDS, second=WORDS, cache=st.integers(0, 4))
 def test_company_or_cache_changes_a_rows_vector_or_its_place(first: list[str], second: list[str], cache: int) -> None:
     together = _text_stage(LetterEncoder(), cache).fold([_texts(first, 0), _texts(second, 1)])

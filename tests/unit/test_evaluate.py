@@ -106,7 +106,7 @@ def test_the_interval_of_a_difference_holds_zero_for_equals_and_not_for_what_is_
     assert found["fast"].rows == (cases.sales_class == 0).sum()
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 10_000))
 def test_a_bootstrap_weighs_sums_as_it_weighs_rows(seed: int) -> None:
     cases, _ = world(seed, 200)

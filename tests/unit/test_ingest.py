@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streams.calendars import Platform
@@ -577,7 +577,7 @@ def published(outputs: Sequence[Output]) -> tuple[list[str], list[DeadLetter]]:
 
 
 @given(_log, st.lists(st.integers(0, 14), max_size=4))
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60)
 def test_where_polls_end_has_no_say_in_rows_letters_or_state(
     log: tuple[str, list[tuple[object, int]]], cuts: list[int]
 ) -> None:
@@ -595,7 +595,7 @@ def test_where_polls_end_has_no_say_in_rows_letters_or_state(
 
 
 @given(_log, st.integers(0, 14))
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60)
 def test_a_restored_task_goes_on_as_if_nothing_had_happened(
     log: tuple[str, list[tuple[object, int]]], cut: int
 ) -> None:

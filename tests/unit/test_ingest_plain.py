@@ -172,7 +172,7 @@ def published(outputs: list[Output]) -> tuple[dict[int, list[str]], list[Output]
     st.lists(st.integers(0, 150), max_size=4),
     st.integers(0, 150),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_polls_of_orders_give_what_their_records_give_one_by_one(
     seed: int, strange: float, step: int, cuts: list[int], restart: int
 ) -> None:
@@ -228,7 +228,7 @@ def test_most_of_such_a_log_is_plain(monkeypatch: pytest.MonkeyPatch) -> None:
     | st.text(max_size=40)
     | st.integers()
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_a_time_read_in_parts_is_the_time_read_whole_or_none(value: str | int) -> None:
     (at,) = Instants().read([value])
     assert at == epoch_ms(value) or epoch_ms(at) is None

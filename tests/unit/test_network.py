@@ -52,7 +52,7 @@ def shuffled_company(features: Features, others: Features, seed: int) -> tuple[F
 
 
 @pytest.mark.parametrize("kind", NETWORKS)
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 @given(seed=st.integers(0, 10_000))
 def test_a_row_would_change_with_its_neighbours_or_its_place(kind: str, seed: int) -> None:
     network = lively_bundle(seed, NetworkConfig(kind)).network

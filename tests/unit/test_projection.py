@@ -40,7 +40,7 @@ def test_the_same_seed_gives_other_directions() -> None:
     assert random_projection(384).version == "random-64-1"
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(rows=st.integers(1, 9), dimensions=st.integers(1, 100), scale=st.floats(1e-3, 1e3))
 def test_projected_vectors_are_not_of_length_one(rows: int, dimensions: int, scale: float) -> None:
     projected = random_projection(dimensions).apply(_vectors(rows, dimensions) * np.float32(scale))

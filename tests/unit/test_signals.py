@@ -152,7 +152,7 @@ def test_reorder_point_holds_the_service_level_in_a_simulated_gamma_poisson_worl
     assert (tomorrow <= signal.suggested_order - 1).mean() < 0.9 + 0.002
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     mean=st.tuples(*[st.floats(0, 500)] * 3),
     r=st.floats(0.05, 1e9),
@@ -255,7 +255,7 @@ def test_no_bid_where_stock_will_not_last_until_an_order_could_arrive() -> None:
     assert sold_out.reason == "No bid: nothing is on hand."
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(mean=st.tuples(*[st.floats(0, 500)] * 3), r=st.floats(0.05, 1e9), stock=st.integers(0, 2000))
 def test_more_stock_never_stops_a_bid(mean: tuple[float, ...], r: float, stock: int) -> None:
     case = row(mean=mean, dispersion=(r, r, r), trend=(0, 0.5, 0), probabilities=probabilities(0.7, 0.1))
@@ -285,7 +285,7 @@ ROWS = st.builds(
 LOGS = st.lists(st.lists(ROWS, min_size=1, max_size=3), max_size=4)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(log=LOGS, cut=st.integers(0, 4))
 def test_a_restored_stage_goes_on_as_if_it_had_never_stopped(log: list[list[Row]], cut: int) -> None:
     messages = [message(rows, offset) for offset, rows in enumerate(log)]
@@ -303,7 +303,7 @@ def test_a_restored_stage_goes_on_as_if_it_had_never_stopped(log: list[list[Row]
     assert counts["ads"] == counts["inventory"] + counts["no_level"]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(rows=st.lists(ROWS, min_size=1, max_size=6))
 def test_a_decision_depends_on_its_row_alone_and_holds_finite_numbers(rows: list[Row]) -> None:
     together = fold(*rows)

@@ -112,7 +112,7 @@ def test_only_an_instant_is_read_as_an_instant(value: object, expected: int | No
     assert read_instant(value) == expected
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(times=st.lists(st.integers(0, 10**12), max_size=30))
 def test_every_line_comes_once_and_time_never_runs_back(
     tmp_path_factory: pytest.TempPathFactory, times: list[int]

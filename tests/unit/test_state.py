@@ -66,7 +66,7 @@ def test_names_change_their_numbers() -> None:
 
 
 @example([[""], ["0"]])
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.lists(st.text(max_size=20), max_size=40, unique=True), max_size=8))
 def test_product_names_change_their_numbers_or_their_text(batches: list[list[str]]) -> None:
     names, known = ProductNames(), Names()

@@ -276,7 +276,7 @@ def frozen(row: Row) -> tuple[tuple[str, Any], ...]:
     return tuple((k, v.tobytes() if isinstance(v, np.ndarray) else repr(v)) for k, v in row.items())
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(seed=st.integers(0, 2**32), days=st.integers(2, 12), share=st.floats(0.05, 1.0))
 def test_what_happens_later_changes_an_earlier_window(seed: int, days: int, share: float) -> None:
     stream = random_stream(seed, days, rows=8)
@@ -300,7 +300,7 @@ def test_what_happens_later_changes_an_earlier_window(seed: int, days: int, shar
         assert before == [frozen(r) for r in live(prefix)][: len(before)]
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(seed=st.integers(0, 2**32), days=st.integers(1, 8), share=st.floats(0.0, 1.0))
 def test_a_snapshot_or_another_cut_of_the_log_changes_the_outputs(seed: int, days: int, share: float) -> None:
     messages = random_stream(seed, days).log().messages
