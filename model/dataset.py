@@ -12,7 +12,7 @@ import numpy.typing as npt
 from model.errors import DatasetError
 from model.features import Doubles, Features, concatenate, extract
 from streams.calendars import DAY
-from streams.codecs import Rows, decode
+from streams.codecs import Rows, batches
 from streams.records import AHEAD, DAYS, DELAYS, HORIZONS, OUTCOMES, WINDOWS, WindowKind
 from streams.stage import Message
 
@@ -122,10 +122,7 @@ def collect(messages: Iterable[Message], config: DatasetConfig) -> Dataset:
     sample, encoders = _Sample(config.max_rows), {"text": "", "image": ""}
     newest: list[tuple[npt.NDArray[np.object_], Longs, Longs]] = []
     outcomes: list[tuple[npt.NDArray[np.object_], Longs, Longs, Longs]] = []
-    for message in messages:
-        if message.value is None:
-            continue
-        rows = decode(message.value)
+    for _, rows in batches(messages):
         if rows.record is WINDOWS:
             sample.add(rows)
             if config.daily:

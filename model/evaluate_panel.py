@@ -12,7 +12,7 @@ import numpy.typing as npt
 from model.errors import DatasetError
 from model.evaluate import SURGE, Cases
 from streams.calendars import Calendar
-from streams.codecs import Rows, decode
+from streams.codecs import Rows, batches
 from streams.records import (
     AHEAD,
     CHANNELS,
@@ -139,10 +139,7 @@ def collect(messages: Iterable[Message], calendar: Calendar, kept_days: Sequence
     """
     wanted, seen = np.asarray(sorted(kept_days), np.int64), set[str]()
     gathered = _Gathered([], [], [], [])
-    for message in messages:
-        if message.value is None:
-            continue
-        rows = decode(message.value)
+    for _, rows in batches(messages):
         if rows.record is WINDOWS:
             _take_windows(gathered, rows, calendar, wanted, seen)
         elif rows.record is OUTCOMES:

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from model.distribution import MEDIAN
 from streams.calendars import DAY
-from streams.codecs import Column, Rows, decode, encode, split
+from streams.codecs import Column, Rows, batches, encode, split
 from streams.errors import SnapshotError
 from streams.records import (
     CLOSES,
@@ -108,10 +108,7 @@ class LabelStage:
 
     def fold(self, messages: Sequence[Message]) -> list[Output]:
         outputs: list[Output] = []
-        for message in messages:
-            if message.value is None:
-                continue
-            rows = decode(message.value)
+        for message, rows in batches(messages):
             if rows.record.name == PREDICTIONS.name:
                 self._keep(rows)
             elif rows.record.name == OUTCOMES.name:

@@ -24,7 +24,7 @@ from model.errors import ModelError
 from model.estimation import FORGOTTEN, EstimationConfig, Estimator, Labels
 from model.heads import Floats, Ints, category_codes, frozen_head, head_key, head_version, is_frozen
 from streams.calendars import DAY
-from streams.codecs import Rows, decode, decode_json, encode_batch, encode_json
+from streams.codecs import Rows, batches, decode, decode_json, encode_batch, encode_json
 from streams.errors import SnapshotError
 from streams.records import CLOSES, HORIZONS, INSTALLS, MATURED, Head, ModelEvent
 from streams.stage import Fact, Message, Output, TaskKey
@@ -82,10 +82,7 @@ class LearnerStage:
 
     def fold(self, messages: Sequence[Message]) -> list[Output]:
         outputs: list[Output] = []
-        for message in messages:
-            if message.value is None:
-                continue
-            rows = decode(message.value)
+        for _, rows in batches(messages):
             if rows.record.name == MATURED.name:
                 self._gather(rows)
             elif rows.record.name == CLOSES.name:
@@ -106,8 +103,8 @@ class LearnerStage:
             buffer = io.BytesIO()
             np.save(buffer, np.ascontiguousarray(array), allow_pickle=False)
             blobs[f"head.{name}"] = buffer.getvalue()
-        for at, batches in sorted(self._pending.items()):
-            for number, batch in enumerate(batches):
+        for at, pending in sorted(self._pending.items()):
+            for number, batch in enumerate(pending):
                 blobs[f"pending.{at}.{number:06d}"] = encode_batch(batch)
         return blobs
 

@@ -5,7 +5,7 @@ Both are deterministic: equal columns give equal bytes, which the determinism co
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeAlias, TypeVar
@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from streams.errors import CodecError
 from streams.records import ARROW_RECORDS, ArrowRecord
+from streams.stage import Message
 
 # Batches are small: handing columns to arrow's thread pool costs more than it gives.
 _WRITE = pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False)
@@ -84,6 +85,13 @@ def encode_batch(batch: pa.RecordBatch) -> bytes:
     with pa.ipc.new_stream(sink, batch.schema, options=_WRITE) as writer:
         writer.write_batch(batch)
     return sink.getvalue().to_pybytes()  # type: ignore[no-any-return]
+
+
+def batches(messages: Iterable[Message]) -> Iterator[tuple[Message, Rows]]:
+    """Messages of a topic of inside records with their rows, tombstones aside. Raises as `decode` does."""
+    for message in messages:
+        if message.value is not None:
+            yield message, decode(message.value)
 
 
 def decode(value: bytes) -> Rows:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 import numpy as np
 
-from streams.codecs import Rows, decode, encode_json
+from streams.codecs import Rows, batches, encode_json
 from streams.errors import SnapshotError
 from streams.records import PREDICTIONS, AdsSignal, InventorySignal, split_product, window_id
 from streams.signals.ads import decide_ads
@@ -35,10 +35,7 @@ class SignalStage:
 
     def fold(self, messages: Sequence[Message]) -> list[Output]:
         outputs: list[Output] = []
-        for message in messages:
-            if message.value is None:
-                continue
-            rows = decode(message.value)
+        for _, rows in batches(messages):
             if rows.record.name == PREDICTIONS.name:
                 outputs.extend(self._signals(rows))
         return outputs

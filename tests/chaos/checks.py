@@ -19,22 +19,9 @@ from streams.stage import Message
 from streams.topics import PLATFORM_TOPICS
 from tests.chaos.fleet import Ending
 from tests.chaos.load import FIRST_DAY, Load
-from tests.e2e.contract import Topics, check_contract, check_ingest, units_of_days
+from tests.e2e.contract import CHECKED, Topics, check_contract, check_ingest, units_of_days
 
-KEPT = (
-    *PLATFORM_TOPICS,
-    "trend.events",
-    "trend.reviews",
-    "trend.windows",
-    "trend.predictions",
-    "trend.matured",
-    "trend.scores",
-    "trend.dlq",
-    "model.heads",
-    "model.events",
-    "signals.inventory",
-    "signals.ads",
-)
+KEPT = (*PLATFORM_TOPICS, "trend.reviews", *CHECKED)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,18 @@ from streams.topics import PLATFORM_TOPICS
 
 Log = Mapping[int, list[Message]]  # a topic's records by partition
 Topics = Mapping[str, Log]
+CHECKED = (
+    "trend.events",
+    "trend.windows",
+    "trend.predictions",
+    "trend.matured",
+    "trend.scores",
+    "trend.dlq",
+    "model.heads",
+    "model.events",
+    "signals.inventory",
+    "signals.ads",
+)
 
 
 def check_contract(topics: Topics, settings: Settings, bundle: Bundle) -> None:

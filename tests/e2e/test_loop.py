@@ -32,7 +32,7 @@ from streams.records import PREDICTIONS, WINDOWS, DeadLetter, Score, WindowKind
 from streams.signals.read_model import ReadModel
 from streams.stage import Message
 from tests.conftest import JARS
-from tests.e2e.contract import check_contract
+from tests.e2e.contract import CHECKED, check_contract
 from tests.e2e.running import Workers, running
 from tests.e2e.sums import check_units
 
@@ -47,19 +47,6 @@ READS = {
     "learner": "trend.matured",
     "signals": "trend.predictions",
 }
-KEPT = (
-    "orders",
-    "trend.events",
-    "trend.windows",
-    "trend.predictions",
-    "trend.matured",
-    "trend.scores",
-    "trend.dlq",
-    "model.heads",
-    "model.events",
-    "signals.inventory",
-    "signals.ads",
-)
 
 
 @dataclass(frozen=True)
@@ -167,7 +154,7 @@ def finished(
                 bundle=load_bundle(path),
                 produced=played.produced,
                 counters={name: workers.counters(name) for name in ALL},
-                topics={topic: workers.topic(topic) for topic in KEPT},
+                topics={topic: workers.topic(topic) for topic in ("orders", *CHECKED)},
                 codes=codes,
             )
 

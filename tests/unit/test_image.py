@@ -7,7 +7,6 @@ import io
 import os
 import struct
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -23,14 +22,6 @@ from featurizers.encoding import ImageConfig
 from featurizers.errors import EncoderError
 from featurizers.image import ImageEncoder
 from featurizers.pictures import FORMATS, PictureError, PictureReader, decode_picture
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

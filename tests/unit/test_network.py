@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import fields, replace
 
 import numpy as np
@@ -21,14 +20,6 @@ from tests.unit.synthetic_windows import ALL, lively_bundle, made_live, small_wi
 
 CPU = torch.device("cpu")
 ROWS = 32
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def windows(n: int, seed: int = 0, mask: int | npt.NDArray[np.int64] = ALL) -> Rows:

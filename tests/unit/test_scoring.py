@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -38,14 +37,6 @@ from tests.unit.synthetic_windows import ALL, START, history, lively_bundle, mad
 CONFIG = InferenceConfig(batch_rows=32)
 TASK = ("trend.windows", 1)
 EPOCHS = (1_000, 2_000, 3_000)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
