@@ -172,7 +172,8 @@ def train_bundle(
     path = save_bundle(bundle, settings.model_dir)
     save_projection(encoders.text_projection, path / "projection-text")
     save_projection(encoders.image_projection, path / "projection-image")
-    (settings.model_dir / CHECKPOINT).unlink(missing_ok=True)
+    for file in (settings.model_dir / CHECKPOINT).parent.glob("checkpoint*"):  # one of each of its two trainings
+        file.unlink()
     return bundle, path
 
 

@@ -189,19 +189,24 @@ def _join(
     return units
 
 
+def matured(dataset: Dataset) -> Dataset:
+    """The rows that have a label."""
+    return dataset.take(np.flatnonzero((dataset.units >= 0).any(axis=1)))
+
+
 def split(dataset: Dataset, config: DatasetConfig) -> tuple[Dataset, Dataset]:
     """Training and validation rows: the last share of the time, and what ends at least the gap before it.
 
     Raises DatasetError when either would have no matured row.
     """
     first, last = int(dataset.end.min()), int(dataset.end.max())
-    matured = np.flatnonzero((dataset.units >= 0).any(axis=1))
-    whole = matured[(dataset.units[matured] >= 0).all(axis=1)]
-    if len(whole):  # time counts as far as the longest horizon can be judged
+    labelled = (dataset.units >= 0).any(axis=1)
+    whole = (dataset.units >= 0).all(axis=1)
+    if whole.any():  # time counts as far as the longest horizon can be judged
         last = int(dataset.end[whole].max())
     border = last - int((last - first) * config.validation_share)
-    train = matured[dataset.end[matured] + config.gap_days * DAY <= border]
-    validation = matured[dataset.end[matured] >= border]
+    train = np.flatnonzero(labelled & (dataset.end + config.gap_days * DAY <= border))
+    validation = np.flatnonzero(labelled & (dataset.end >= border))
     if not len(train) or not len(validation):
         days = (last - first) / DAY
         raise DatasetError(

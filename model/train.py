@@ -1,10 +1,11 @@
 """Training: history in, a bundle out. Reads from top to bottom.
 
-The network learns log corrections f of the baseline's delay buckets, and how far its errors spread. The best epoch by
-the weighted quantile loss of the validation rows wins, and epoch 0 (f = 0, the baseline) takes part: training never
-leaves a network that is worse there.
+The network learns log corrections f of the baseline's delay buckets, and how far its errors spread. It is trained
+twice. The first time the weighted quantile loss of the validation rows says after which epoch it is best, and epoch 0
+(f = 0, the baseline) takes part; what it says of these rows, which it has not learnt from, gives r by sales class. The
+second time it makes as many steps on all rows: the newest ones, in gap and validation, tell most of what comes.
 
-Interrupted, it goes on from its checkpoint to the same bytes as if it had not been.
+Interrupted, training goes on from its checkpoint to the same bytes as if it had not been.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from torch import Tensor
 
 from model.augmentation import Augmentation, augmented
 from model.checkpoint import Checkpoint, load_optimizer, optimizer_tensors, read_checkpoint, write_checkpoint
-from model.dataset import Dataset, DatasetConfig, collect, split
+from model.dataset import Dataset, DatasetConfig, collect, matured, split
 from model.dispersion import horizon_dispersion
 from model.export import probe_of
 from model.features import Doubles
@@ -93,50 +94,89 @@ def train_on(
 ) -> Bundle:
     """`checkpoint` is the file that an interrupted training goes on from; `workers` the processes that share it; from a
     `teacher` of the task count a smaller network learns what its sales alone would not tell it."""
-    workers = workers or Alone()
     training, validation = split(dataset, config.dataset)
-    device = torch.device(config.device)
-    network = make_network(config.network, config.seed).to(device)
-    rows, checks = training_rows(training, device), training_rows(validation, device)
-    if teacher is not None:
-        taught = answer_all(teacher.to(device), rows, config.batch_rows)
-        rows = replace(rows, taught=torch.cat([taught.f, taught.spread], dim=1))
-    nothing = np.zeros((len(training), DELAYS))
-    # The baseline's own r: the loss knows which rows are noisy before it starts.
-    r = torch.from_numpy(horizon_dispersion([(training, nothing, nothing)])[0]).float().to(device)
-
-    optimizer = torch.optim.AdamW(_groups(network, config.weight_decay), lr=config.learning_rate)
-    per_epoch = math.ceil(len(rows) / config.batch_rows)
+    per_epoch = math.ceil(len(training) / config.batch_rows)
     epochs = max(config.epochs, math.ceil(config.min_steps / per_epoch))
-    progressed, rate = progress or (lambda step: None), 0.0
-    run = _Run(
-        network,
-        optimizer,
-        checkpoint if workers.rank == 0 else None,
-        _fingerprint(dataset, config, workers, rows.taught),
-        config.seed,
-    )
-    if not run.resume(checkpoint):
-        run.judge(validate(network, checks, r, config.batch_rows), 0)
-    while run.epoch < epochs and run.epoch - run.best_epoch < max(1.0, config.patience * epochs):
-        network.train()
-        if run.step == run.epoch * per_epoch:
-            run.begin_epoch(len(rows))
-        for i in range(run.step - run.epoch * per_epoch, per_epoch):
-            rate = _rate(run.step, epochs * per_epoch, config.warm_up) * config.learning_rate
-            mine = rows.take(run.order[i * config.batch_rows : (i + 1) * config.batch_rows].to(device))
-            loss = _step(network, optimizer, mine, r, rate, run.generator, config, workers)
-            run.step, run.total = run.step + 1, run.total + loss
-            progressed(Step(run.epoch + 1, run.step, epochs * per_epoch, loss, rate))
-            if run.step % config.checkpoint_steps == 0:
-                run.save()
-        run.epoch += 1
-        found = workers.from_first(validate(network, checks, r, config.batch_rows))
-        run.judge(found, run.total / per_epoch)
-        progressed(Step(run.epoch, run.step, epochs * per_epoch, run.total / per_epoch, rate, found))
-        run.save()
-    network.load_state_dict(run.best)
-    return _bundle(network, training, validation, rows, checks, config, run)
+    trainer = _Trainer(config, per_epoch, epochs, _usual(training), progress, workers or Alone(), teacher)
+    fingerprint = _fingerprint(dataset, trainer)
+    checks = training_rows(validation, trainer.device)
+    first = trainer.fit(trainer.rows(training), epochs, checkpoint, fingerprint, checks)
+    first.network.load_state_dict(first.best)
+    spread = _spread(first.network, validation, training, config)
+    whole = matured(dataset)
+    rows = trainer.rows(whole)
+    second = checkpoint.with_stem(f"{checkpoint.stem}-whole") if checkpoint else None
+    final = trainer.fit(rows, first.best_epoch, second, fingerprint)
+    final.network.fit_components(answer_all(final.network, rows, config.batch_rows).phi)
+    return _bundle(final.network, training, validation, whole, spread, first, config)
+
+
+def _usual(training: Dataset) -> Doubles:
+    """r [horizons, sales classes] around the baseline: the loss knows which rows are noisy before it starts."""
+    nothing = np.zeros((len(training), DELAYS))
+    return horizon_dispersion([(training, nothing, nothing)])[0]
+
+
+@dataclass
+class _Trainer:
+    """What both trainings have in common."""
+
+    config: TrainConfig
+    per_epoch: int  # steps
+    epochs: int  # that the learning rate's decline is laid out for
+    usual: Doubles  # see `_usual`
+    progress: Progress | None
+    workers: Alone
+    teacher: Network | None
+    done: int = 0  # steps of the trainings before
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device(self.config.device)
+
+    def rows(self, dataset: Dataset) -> TrainRows:
+        rows = training_rows(dataset, self.device)
+        if self.teacher is None:
+            return rows
+        taught = answer_all(self.teacher.to(self.device), rows, self.config.batch_rows)
+        return replace(rows, taught=torch.cat([taught.f, taught.spread], dim=1))
+
+    def fit(
+        self, rows: TrainRows, epochs: int, checkpoint: Path | None, fingerprint: str, checks: TrainRows | None = None
+    ) -> _Run:
+        """Train a new network on `rows` for so many epochs, or, where there are `checks`, until it gets no better on
+        them."""
+        config, workers = self.config, self.workers
+        network = make_network(config.network, config.seed).to(self.device)
+        optimizer = torch.optim.AdamW(_groups(network, config.weight_decay), lr=config.learning_rate)
+        r = torch.from_numpy(self.usual).float().to(self.device)
+        run = _Run(network, optimizer, checkpoint if workers.rank == 0 else None, fingerprint, config.seed)
+        if not run.resume(checkpoint) and checks is not None:
+            run.judge(validate(network, checks, r, config.batch_rows), 0)
+        every, rate = self.epochs * self.per_epoch, 0.0
+        longest = self.done + (2 * every if checks is not None else epochs * self.per_epoch)
+        patience = max(1.0, config.patience * self.epochs) if checks is not None else math.inf
+        told = self.progress or (lambda step: None)
+        while run.epoch < epochs and run.epoch - run.best_epoch < patience:
+            network.train()
+            if run.step == run.epoch * self.per_epoch:
+                run.begin_epoch(len(rows))
+            for i in range(run.step - run.epoch * self.per_epoch, self.per_epoch):
+                rate = _rate(run.step, every, config.warm_up) * config.learning_rate
+                mine = rows.take(run.order[i * config.batch_rows : (i + 1) * config.batch_rows].to(self.device))
+                loss = _step(network, optimizer, mine, r, rate, run.generator, config, workers)
+                run.step, run.total = run.step + 1, run.total + loss
+                told(Step(run.epoch + 1, self.done + run.step, longest, loss, rate))
+                if run.step % config.checkpoint_steps == 0:
+                    run.save()
+            run.epoch += 1
+            if checks is not None:
+                found = workers.from_first(validate(network, checks, r, config.batch_rows))
+                run.judge(found, run.total / self.per_epoch)
+                told(Step(run.epoch, self.done + run.step, longest, run.total / self.per_epoch, rate, found))
+            run.save()
+        self.done += run.step
+        return run
 
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -287,10 +327,10 @@ def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
 
 
-def _fingerprint(dataset: Dataset, config: TrainConfig, workers: Alone, taught: Tensor | None) -> str:
-    digest = hashlib.sha256(repr((config, workers.size)).encode())
-    if taught is not None:
-        digest.update(taught.cpu().numpy().tobytes())
+def _fingerprint(dataset: Dataset, trainer: _Trainer) -> str:
+    digest = hashlib.sha256(repr((trainer.config, trainer.workers.size)).encode())
+    for tensor in trainer.teacher.state_dict().values() if trainer.teacher else ():
+        digest.update(tensor.cpu().numpy().tobytes())
     columns = {**vars(dataset.features), **{n: c for n, c in vars(dataset).items() if isinstance(c, np.ndarray)}}
     for column in columns.values():
         digest.update(repr(column.tolist()).encode() if column.dtype == object else np.ascontiguousarray(column).data)
@@ -301,31 +341,37 @@ def _fingerprint(dataset: Dataset, config: TrainConfig, workers: Alone, taught: 
 # What goes into the bundle beside the weights.
 
 
+def _spread(
+    network: Network, validation: Dataset, training: Dataset, config: TrainConfig
+) -> tuple[Doubles, list[list[int]]]:
+    """r [horizons, sales classes] and the rows behind it, from rows that the network has not learnt from, where they
+    are enough."""
+    parts = []
+    for part in (validation, training):
+        answer = answer_all(network, training_rows(part, network.device), config.batch_rows)
+        parts.append((part, answer.f.double().cpu().numpy(), answer.spread.double().cpu().numpy()))
+    return horizon_dispersion(parts)
+
+
 def _bundle(
     network: Network,
     training: Dataset,
     validation: Dataset,
-    rows: TrainRows,
-    checks: TrainRows,
+    whole: Dataset,
+    spread: tuple[Doubles, list[list[int]]],
+    first: _Run,
     config: TrainConfig,
-    run: _Run,
 ) -> Bundle:
-    answer = answer_all(network, rows, config.batch_rows)
-    network.fit_components(answer.phi)
-    on_checks = answer_all(network, checks, config.batch_rows)
-    parts = [
-        (part, a.f.double().cpu().numpy(), a.spread.double().cpu().numpy())
-        for part, a in ((validation, on_checks), (training, answer))
-    ]
-    dispersion, fitted = horizon_dispersion(parts)
-    names, counts = np.unique(training.category[training.category != ""].astype(str), return_counts=True)
+    dispersion, fitted = spread
+    names, counts = np.unique(whole.category[whole.category != ""].astype(str), return_counts=True)
     top = sorted(zip((-counts).tolist(), names.tolist(), strict=True))[: config.categories]
     report = {
-        "rows": {"training": len(training), "validation": len(validation)},
+        "rows": {"training": len(training), "validation": len(validation), "whole": len(whole)},
         "training_end": [int(training.end.min()), int(training.end.max())],
         "validation_end": [int(validation.end.min()), int(validation.end.max())],
-        "best_epoch": run.best_epoch,
-        "losses": run.losses,
+        "whole_end": [int(whole.end.min()), int(whole.end.max())],
+        "best_epoch": first.best_epoch,
+        "losses": first.losses,
         "dispersion_rows": fitted,
         "seed": config.seed,
         "device": config.device.partition(":")[0],
@@ -333,10 +379,10 @@ def _bundle(
     return Bundle(
         network=network,
         dispersion=dispersion,
-        hour_profile=hour_profile(training),
+        hour_profile=hour_profile(whole),
         categories=tuple(name for _, name in top),
-        encoders=training.encoders,
-        trained_until=int(validation.end.max()),
+        encoders=whole.encoders,
+        trained_until=int(whole.end.max()),
         report=report,
         probe=probe_of(network.eval(), validation.features),
     )

@@ -112,20 +112,21 @@ def interrupted_after(steps: int) -> Callable[[Step], None]:
     return watch
 
 
-@pytest.mark.parametrize("steps", [1, 9, 19])  # before the first checkpoint, after it, and in the second epoch
-def test_an_interrupted_training_would_end_elsewhere_than_one_that_was_not(
-    few: Dataset, tmp_path: Path, steps: int
-) -> None:
-    config = replace(SMALL, epochs=2, patience=1.0, batch_rows=8, checkpoint_steps=5)
-    whole, path = train_on(few, config), tmp_path / "checkpoint.safetensors"
-    with pytest.raises(KeyboardInterrupt):
-        train_on(few, config, interrupted_after(steps), path)
-    seen: list[Step] = []
-    resumed = train_on(few, config, seen.append, path)
-    assert seen[0].step == {1: 1, 9: 6, 19: 16}[steps], "it goes on from the last checkpoint, not from the start"
-    assert weights(resumed) == weights(whole)
-    assert resumed.version == whole.version
-    assert resumed.report == whole.report
+def test_an_interrupted_training_would_end_elsewhere_than_one_that_was_not(medium: Dataset, tmp_path: Path) -> None:
+    config = replace(SMALL, epochs=2, patience=1.0, batch_rows=32, learning_rate=6e-3, checkpoint_steps=5)
+    whole = train_on(medium, config)
+    assert whole.report["best_epoch"] == 2
+    # Before the first checkpoint, after it, in the second epoch of 21 steps, and in the training on all rows.
+    for steps, next_step in ((1, 1), (9, 6), (30, 26), (51, 48)):
+        path = tmp_path / str(steps) / "checkpoint.safetensors"
+        with pytest.raises(KeyboardInterrupt):
+            train_on(medium, config, interrupted_after(steps), path)
+        seen: list[Step] = []
+        resumed = train_on(medium, config, seen.append, path)
+        assert seen[0].step == next_step, "it goes on from the last checkpoint, not from the start"
+        assert weights(resumed) == weights(whole)
+        assert resumed.version == whole.version
+        assert resumed.report == whole.report
 
 
 def test_a_training_interrupted_while_it_judges_an_epoch_would_not_go_on(few: Dataset, tmp_path: Path) -> None:
@@ -193,7 +194,7 @@ def test_a_network_or_a_task_would_not_learn(medium: Dataset, kind: str, task: s
 
 def test_a_small_network_would_not_learn_from_a_large_one(medium: Dataset) -> None:
     teacher = lively_bundle(config=NetworkConfig("cnn")).network  # what it says is not in the sales
-    config = replace(SMALL, learning_rate=6e-3, batch_rows=32, epochs=4, patience=1.0)
+    config = replace(SMALL, learning_rate=6e-3, batch_rows=32, epochs=8, patience=1.0)
     alone, taught = train_on(medium, config), train_on(medium, config, teacher=teacher)
     rows = training_rows(split(medium, config.dataset)[1], torch.device("cpu"))
     expected = answer_all(teacher, rows, 64).f
@@ -223,6 +224,24 @@ def test_training_would_not_find_that_views_lead_sales_by_a_day(dataset: Dataset
     assert bundle.network.components_matrix.abs().sum() > 0
 
 
+@pytest.mark.parametrize("part", ["gap", "validation"])
+def test_the_newest_sales_would_not_reach_the_weights(medium: Dataset, part: str) -> None:
+    """And nothing that has no label yet would."""
+    config = replace(SMALL, epochs=1, batch_rows=32, learning_rate=6e-3)
+    training, validation = split(medium, config.dataset)
+    border = int(training.end.max()) if part == "gap" else int(validation.end.min()) - 1
+    labelled = (medium.units >= 0).any(axis=1)
+    newest = np.flatnonzero(labelled & (medium.end > border) & (medium.end <= border + 5 * DAY))
+    sold = medium.units.copy()
+    sold[newest] += medium.units[newest] >= 0
+    usual = train_on(medium, config)
+    assert usual.report["best_epoch"] == 1
+    assert weights(train_on(replace(medium, units=sold), config)) != weights(usual)
+    unlabelled = replace(medium, baseline=np.where(labelled[:, None], medium.baseline, 1e6))
+    assert weights(train_on(unlabelled, config)) == weights(usual)
+    assert usual.trained_until == medium.end[labelled].max()
+
+
 def test_the_same_seed_would_give_another_network(few: Dataset) -> None:
     config = replace(SMALL, epochs=1)
     first = train_on(few, config)
@@ -235,9 +254,11 @@ def test_the_same_seed_would_give_another_network(few: Dataset) -> None:
 
 def test_a_short_history_would_get_too_few_steps_to_learn_from(few: Dataset) -> None:
     steps: list[Step] = []
-    train_on(few, replace(SMALL, epochs=1, min_steps=20, patience=1.0), steps.append)
-    assert 20 <= steps[-1].steps < 30
-    assert steps[-1].step == steps[-1].steps
+    config = replace(SMALL, epochs=1, min_steps=20, patience=1.0)
+    best = train_on(few, config, steps.append).report["best_epoch"]
+    length, epochs = steps[0].steps // 2, max(step.epoch for step in steps)
+    assert 20 <= length < 30
+    assert steps[-1].step == length + best * length // epochs, "and as many of them again on all rows as were best"
 
 
 def test_training_would_leave_a_network_that_is_worse_than_the_baseline(few: Dataset) -> None:
