@@ -28,13 +28,14 @@ _SCHEMA = pa.schema(
     [("partition", pa.int32()), ("offset", pa.int64()), ("timestamp", pa.int64()), ("value", pa.binary())]
 )
 _GROUP = 256  # messages a row group
+_FEATURIZERS = Path(__file__).parents[1] / "featurizers"
 _FOLDING = (  # code that windows come from
     "streams/ingest",
     *(
         f"streams/{name}.py"
         for name in ("calendars", "codecs", "embedded", "negative_binomial", "records", "watermarks")
     ),
-    "featurizers",
+    *(f"featurizers/{path.name}" for path in _FEATURIZERS.glob("*.py") if path.stem not in ("finetuning", "probing")),
     "deploy/sources",
     "deploy/loop.py",
     "deploy/training.py",
