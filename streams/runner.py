@@ -20,9 +20,10 @@ from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, Produc
 from streams import kafka
 from streams.codecs import encode_json
 from streams.errors import BrokerError, MemoryLimitError, UnreachableError
-from streams.kafka_errors import ABORTED_BY_THE_NEXT, PASSING, UNREACHED, is_fatal
+from streams.kafka_errors import ABORTED_BY_THE_NEXT, PASSING, is_fatal
 from streams.memory import resident_mib
 from streams.observing import Observer, Silent
+from streams.patience import Patience
 from streams.poison import Guard
 from streams.records import Progress, SnapshotManifest
 from streams.restore import PROGRESS, EndedError, Restored, Restorer, progress_key
@@ -91,9 +92,7 @@ class Runner:
         self._abort_due = ""  # why the open transaction has to go
         self._restore_due: list[TaskKey] | None = None  # tasks that are ours, and have no state yet
         self._fatal: KafkaException | None = None  # raised in a callback
-        self._failing_since: float | None = None
-        self._pause_s = _FIRST_PAUSE_S  # before the next try
-        self._give_up_at: float | None = None  # told to stop: when calls that wait for an answer end
+        self._patience = Patience(config.patience_ms, stop)
         self._records = self._outputs = 0
         self._last_commit = self._last_tick = self._last_measured = 0.0
         self._slice = config.snapshot_slice_ms / 1000
@@ -124,7 +123,7 @@ class Runner:
         except EndedError:
             pass  # told to stop in the middle of a restore: there is nothing to commit
         except KafkaException as error:
-            if self._is_ending() and self._passes(error.args[0]):
+            if self._patience.is_ending() and self._patience.passes(error.args[0], self._in_transaction):
                 self._observer.aborted(self._spec.name, error.args[0].str())
                 return
             raise BrokerError(f"{self._spec.name}: {error.args[0].str()} ({error.args[0].name()})") from error
@@ -145,16 +144,16 @@ class Runner:
                     raise BrokerError(f"topics {missing} do not exist; `trendstream topics create` makes them")
                 self._require_known([(topic, counts[topic] - 1) for topic in self._spec.inputs])
                 self._start_versioned(counts)
-                self._ask(self._producer.init_transactions)
+                self._patience.ask(self._producer.init_transactions)
                 return
             except KafkaException as error:
-                if not self._passes(error.args[0]):
+                if not self._patience.passes(error.args[0], self._in_transaction):
                     raise
                 reason = error.args[0].str()
             except UnreachableError as error:
                 reason = str(error)
-            self._observer.warned(self._spec.name, f"{reason}; trying again in {self._pause_s:g} s")
-            self._pause()
+            self._observer.warned(self._spec.name, f"{reason}; trying again in {self._patience.pause_s:g} s")
+            self._patience.pause()
 
     def _step(self) -> None:
         try:
@@ -168,21 +167,14 @@ class Runner:
             else:
                 self._commit_if_due()
             self._measure()
-            self._failing_since, self._pause_s = None, _FIRST_PAUSE_S
+            self._patience.renew()
         except KafkaException as error:
             cause = error.args[0]
-            if not self._passes(cause):
+            if not self._patience.passes(cause, self._in_transaction):
                 raise
             self._reset(cause.str())
         except UnreachableError as error:
             self._reset(str(error))
-
-    def _passes(self, cause: Any) -> bool:
-        """Whether an abort and another try may help."""
-        if is_fatal(cause):
-            return False
-        passing = cause.txn_requires_abort() or cause.retriable() or cause.code() in PASSING
-        return cause.code() in UNREACHED or ((passing or self._in_transaction) and self._has_patience())
 
     def _measure(self) -> None:
         """Tell how much is left to read, and refuse to grow beyond the limit. What is not committed yet is folded again
@@ -208,22 +200,13 @@ class Runner:
                 "and raise the limit. Nothing is lost: the next start goes on from the newest commit"
             )
 
-    def _has_patience(self) -> bool:
-        self._failing_since = self._failing_since or time.monotonic()
-        return time.monotonic() - self._failing_since < self._config.patience_ms / 1000
-
     def _reset(self, reason: str) -> None:
         """Throw away what is not committed; `_mend` restores it. May be called again before it has."""
         self._abort_due = reason
         if self._restore_due is None:
             self._restore_due = list(self._tasks)
         self._tasks.clear()
-        self._pause()
-
-    def _pause(self) -> None:
-        """What failed at once is not asked again at once."""
-        kafka.sleep(self._pause_s, self._stop)
-        self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
+        self._patience.pause()
 
     def _mend(self) -> None:
         """What an error or a rebalance has left to do."""
@@ -236,36 +219,6 @@ class Runner:
             self._own(self._restore_due)
             self._restore_due = None
 
-    def _is_ending(self) -> bool:
-        """Whether the worker was told to stop; from then on it does not wait for a broker for long."""
-        if self._stop() and self._give_up_at is None:
-            self._give_up_at = time.monotonic() + _LAST_WAIT_S
-        return self._give_up_at is not None
-
-    def _is_too_late(self, deadline: float) -> bool:
-        """Whether to wait no longer for an answer."""
-        limit = self._give_up_at if self._is_ending() else deadline
-        return time.monotonic() >= (limit or deadline)
-
-    def _ask(self, call: Callable[..., Any], *arguments: Any) -> None:
-        """A call of the transactional producer. After a time-out it is called again, and goes on where it was."""
-        deadline = time.monotonic() + _WAIT_S
-        while True:
-            try:
-                call(*arguments, _ANSWER_S)
-                return
-            except KafkaException as error:
-                cause = error.args[0]
-                if not cause.retriable() or cause.code() == KafkaError._CONFLICT or self._is_too_late(deadline):
-                    raise
-
-    def _flush_chunks(self) -> None:
-        assert self._chunks is not None
-        deadline = time.monotonic() + _WAIT_S
-        while left := self._chunks.flush(_ANSWER_S):
-            if self._is_too_late(deadline):
-                raise UnreachableError(f"{left} chunks of a snapshot were not taken by the broker in time")
-
     def _finish(self) -> None:
         for task in self._tasks.values():
             task.snapshot_due = 0.0  # a clean end leaves nothing to fold again
@@ -274,7 +227,7 @@ class Runner:
             self._commit(snapshots=True)
             self._commit(snapshots=True)  # where an older snapshot was still on its way
         except KafkaException as error:
-            if not self._passes(error.args[0]):
+            if not self._patience.passes(error.args[0], self._in_transaction):
                 raise
             self._observer.aborted(self._spec.name, error.args[0].str())  # whoever comes next folds it again
         except UnreachableError as error:
@@ -429,9 +382,9 @@ class Runner:
         if moved:
             positions = [TopicPartition(*key, task.position) for key, task in moved]
             group = self._consumer.consumer_group_metadata()
-            self._ask(kafka.send_offsets, self._producer, positions, group)
+            self._patience.ask(kafka.send_offsets, self._producer, positions, group)
         # 6. Commit: outputs, offsets and manifests appear together, or not at all.
-        self._ask(self._producer.commit_transaction)
+        self._patience.ask(self._producer.commit_transaction)
         self._in_transaction = False
         # 7. Only now may the state call itself clean, and older snapshots go.
         for _, task in moved:
@@ -482,8 +435,8 @@ class Runner:
             else:
                 taken.append((task, task.upload))
                 task.upload = None
-        if taken:
-            self._flush_chunks()
+        if taken and (left := self._patience.flush(self._chunks)):
+            raise UnreachableError(f"{left} chunks of a snapshot were not taken by the broker in time")
         return taken
 
     def _thin(self, task: _Task) -> None:
@@ -564,14 +517,14 @@ class Runner:
         self._observer.aborted(self._spec.name, reason)
         if self._in_transaction:
             try:
-                self._ask(self._producer.abort_transaction)  # which a fenced zombie cannot: it gets no further
+                self._patience.ask(self._producer.abort_transaction)  # which a fenced zombie cannot: it gets no further
             except KafkaException as error:
                 if error.args[0].code() not in ABORTED_BY_THE_NEXT:
                     raise
             self._in_transaction = False
         # A producer whose records were lost with a broker was seen to stand still for good in its next transaction.
         self._producer = self._new_producer()
-        self._ask(self._producer.init_transactions)
+        self._patience.ask(self._producer.init_transactions)
         self._records = self._outputs = 0
 
     # -- versioned data -----------------------------------------------------------------------------------------
@@ -606,11 +559,7 @@ class Runner:
 
 
 _POLL_S, _LAST_POLL_S = 0.02, 0.005
-_ANSWER_S = 1.0  # of one call; it is called again until …
-_WAIT_S = 30.0  # … it gives up,
-_LAST_WAIT_S = 5.0  # or this soon after the worker was told to stop
 _MEASURED_EACH_S = 1.0
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 5.0  # between tries, doubled each time
 
 
 def _beyond(past: int, run: list[Any]) -> list[Any]:
