@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -10,11 +11,13 @@ import numpy as np
 from streams.codecs import Rows, batches, encode_json
 from streams.errors import SnapshotError
 from streams.records import PREDICTIONS, AdsSignal, InventorySignal, split_product, window_id
-from streams.signals.ads import decide_ads
+from streams.signals.ads import AdsDecisions, decide_ads
 from streams.signals.config import SignalConfig
 from streams.signals.demand import Bools, Demand, Floats
-from streams.signals.inventory import decide_inventory
+from streams.signals.inventory import InventoryDecisions, decide_inventory
 from streams.stage import Fact, Message, Output, TaskKey
+
+Fields = dict[str, Any]
 
 INVENTORY_TOPIC, ADS_TOPIC = "signals.inventory", "signals.ads"
 COUNTERS = ("rows", "inventory", "ads", "no_level", "unusable")
@@ -74,62 +77,65 @@ class SignalStage:
             demand = Demand(demand.mean[kept], demand.dispersion[kept], demand.elapsed[kept])
         inventory = decide_inventory(rows, demand, self._config)
         ads = decide_ads(rows, demand, self._config)
-        products, models, heads = rows["product"], rows["model"], rows["head"]
-        ends, kinds, revisions, as_of = (rows[name].tolist() for name in ("end", "kind", "revision", "as_of"))
-        on_hand, on_order = _rounded(inventory.on_hand, 3), _rounded(inventory.on_order, 3)
-        lead_time, service_level = _rounded(inventory.lead_time_days, 3), _rounded(inventory.service_level, 4)
-        expected, reorder_point = _rounded(inventory.expected_demand, 3), _rounded(inventory.reorder_point, 0)
-        suggested_order = inventory.suggested_order.tolist()
-        multiplier, trend, confidence = (_rounded(c, 4) for c in (ads.multiplier, ads.trend, ads.confidence))
         outputs: list[Output] = []
-        for row, product in enumerate(products):
-            platform, product_id = split_product(product)
-            score_id = f"{window_id(product, ends[row], kinds[row], revisions[row])}/{models[row]}"
-            key = product.encode()
-            if inventory.known[row]:
-                order = InventorySignal(
-                    signal_id=f"{score_id}/inventory",
-                    revision=revisions[row],
-                    score_id=score_id,
-                    platform=platform,
-                    product_id=product_id,
-                    window_end=ends[row],
-                    window_revision=revisions[row],
-                    as_of=as_of[row],
-                    on_hand=on_hand[row],
-                    on_order=on_order[row],
-                    lead_time_days=lead_time[row],
-                    service_level=service_level[row],
-                    expected_demand=expected[row],
-                    reorder_point=reorder_point[row],
-                    suggested_order=suggested_order[row],
-                    reason=inventory.reason(row),
-                    model=models[row],
-                    head=heads[row],
-                )
-                outputs.append(Output(INVENTORY_TOPIC, self._partition, encode_json(order), key))
-            bid = AdsSignal(
-                signal_id=f"{score_id}/ads",
-                revision=revisions[row],
-                score_id=score_id,
-                platform=platform,
-                product_id=product_id,
-                window_end=ends[row],
-                window_revision=revisions[row],
-                as_of=as_of[row],
-                bid_multiplier=multiplier[row],
-                trend=trend[row],
-                confidence=confidence[row],
-                reason=ads.reason(row),
-                model=models[row],
-                head=heads[row],
-            )
-            outputs.append(Output(ADS_TOPIC, self._partition, encode_json(bid), key))
+        for product, shared, order, bid in zip(
+            rows["product"], _shared(rows), _orders(inventory), _bids(ads), strict=True
+        ):
+            score_id, key = shared["score_id"], product.encode()
+            if order is not None:
+                signal = InventorySignal(signal_id=f"{score_id}/inventory", **shared, **order)
+                outputs.append(Output(INVENTORY_TOPIC, self._partition, encode_json(signal), key))
+            advert = AdsSignal(signal_id=f"{score_id}/ads", **shared, **bid)
+            outputs.append(Output(ADS_TOPIC, self._partition, encode_json(advert), key))
         known = int(inventory.known.sum())
         self._counts["inventory"] += known
         self._counts["no_level"] += len(rows) - known
         self._counts["ads"] += len(rows)
         return outputs
+
+
+def _shared(rows: Rows) -> Iterator[Fields]:
+    """What both signals of a row say."""
+    names = ("end", "kind", "revision", "as_of", "model", "head")
+    columns = (rows[name].tolist() for name in names)
+    for product, end, kind, revision, as_of, model, head in zip(rows["product"], *columns, strict=True):
+        platform, product_id = split_product(product)
+        yield {
+            "revision": revision,
+            "score_id": f"{window_id(product, end, kind, revision)}/{model}",
+            "platform": platform,
+            "product_id": product_id,
+            "window_end": end,
+            "window_revision": revision,
+            "as_of": as_of,
+            "model": model,
+            "head": head,
+        }
+
+
+def _orders(decided: InventoryDecisions) -> Iterator[Fields | None]:
+    """None where the stock level is unknown."""
+    columns = {
+        "on_hand": _rounded(decided.on_hand, 3),
+        "on_order": _rounded(decided.on_order, 3),
+        "lead_time_days": _rounded(decided.lead_time_days, 3),
+        "service_level": _rounded(decided.service_level, 4),
+        "expected_demand": _rounded(decided.expected_demand, 3),
+        "reorder_point": _rounded(decided.reorder_point, 0),
+        "suggested_order": decided.suggested_order.tolist(),
+    }
+    for row, known in enumerate(decided.known):
+        yield {**{name: c[row] for name, c in columns.items()}, "reason": decided.reason(row)} if known else None
+
+
+def _bids(decided: AdsDecisions) -> Iterator[Fields]:
+    columns = {
+        "bid_multiplier": _rounded(decided.multiplier, 4),
+        "trend": _rounded(decided.trend, 4),
+        "confidence": _rounded(decided.confidence, 4),
+    }
+    for row in range(len(decided.multiplier)):
+        yield {**{name: c[row] for name, c in columns.items()}, "reason": decided.reason(row)}
 
 
 def _finite(rows: Rows, column: str) -> Bools:
