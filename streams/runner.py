@@ -242,18 +242,23 @@ class Runner:
             return 0
         records: list[Any] = [first, *self._consumer.consume(self._config.max_poll - 1, self._gathering())]
         by_task: dict[TaskKey, list[Any]] = {}
+        was_silent = False
         for key, failed, run in kafka.runs(records):
             task = self._tasks.get(key)
             if failed:
                 self._note(task, run)
             elif task is not None:
+                was_silent |= task.caught_up
                 task.caught_up = False
                 mine = by_task.setdefault(key, [])
                 past = mine[-1].offset() if mine else task.position - 1
                 mine += _beyond(past, run)
-        now = int(time.time() * 1000)
-        for key in sorted(key for key, mine in by_task.items() if mine):
+        heard, now = sorted(key for key, mine in by_task.items() if mine), int(time.time() * 1000)
+        for key in heard:
             self._tasks[key].last_input_at = now
+        if was_silent:
+            self._tell_time()  # who speaks again is told of before what it says
+        for key in heard:
             self._take(key, self._tasks[key], kafka.Polled(by_task[key]))
         return sum(map(len, by_task.values()))
 
@@ -328,11 +333,13 @@ class Runner:
         self._producer.poll(0)
 
     def _tick(self) -> None:
+        if time.monotonic() - self._last_tick >= self._config.control_interval_ms / 1000:
+            self._last_tick = time.monotonic()
+            self._tell_time()
+
+    def _tell_time(self) -> None:
         if self._clock is None or not self._tasks:
             return
-        if time.monotonic() - self._last_tick < self._config.control_interval_ms / 1000:
-            return
-        self._last_tick = time.monotonic()
         status = {k: TaskStatus(t.stage, t.caught_up, t.last_input_at) for k, t in self._tasks.items()}
         self._publish(self._clock.tick(status, int(time.time() * 1000)))
         wanted = self._clock.paused(status) & set(self._tasks)

@@ -36,12 +36,14 @@ class IngestClock:
         self._config = config
         self._last: _Vector | None = None
         self._emitted_at = 0
+        self._silent: set[TaskKey] = set()
+        self._woke_at = 0  # the newest end of a silence of all time sources
         self._idle: set[TaskKey] = set()
 
     def tick(self, tasks: Mapping[TaskKey, TaskStatus], now: int) -> list[Output]:
         """A control record when anything changed, and at intervals otherwise; none without a time source."""
         config = self._config
-        self._idle = {k for k, s in tasks.items() if s.caught_up and now - s.last_input_at >= config.idle_ms}
+        self._listen(tasks, now)
         vector = self._vector(tasks)
         if not vector:
             self._last = None
@@ -74,6 +76,21 @@ class IngestClock:
             return set()
         limit = min(floors) + self._config.max_skew_ms
         return {key for key, at in newest.items() if at is not None and at > limit}
+
+    def _listen(self, tasks: Mapping[TaskKey, TaskStatus], now: int) -> None:
+        """Who is silent, and who is idle: silent while others spoke.
+
+        After a silence of all of them what waits in one partition is read before what waits in another. If that one
+        still counted as idle, event time would follow the first alone, and the rows of the second would be late.
+        """
+        idle_ms = self._config.idle_ms
+        silent = {k for k, s in tasks.items() if s.caught_up and now - s.last_input_at >= idle_ms}
+        sources = {k for k in tasks if k[0] in TIME_TOPICS}
+        if sources <= self._silent and not sources <= silent:
+            self._woke_at = now
+        self._silent = silent
+        just_woken = now - self._woke_at < idle_ms and not sources <= silent
+        self._idle = {k for k in silent if not just_woken or _stage(tasks[k]).watermark is None}
 
     def _vector(self, tasks: Mapping[TaskKey, TaskStatus]) -> _Vector:
         rows = []

@@ -113,6 +113,22 @@ def test_an_idle_source_holds_nobody_back() -> None:
     assert clock.paused(tasks) == set()
 
 
+def test_what_waits_elsewhere_after_a_silence_is_not_overtaken() -> None:
+    clock = IngestClock(ClockConfig(partitions=3))
+    first, second, never = behaviors(0, T, T), behaviors(1, T, T + 1), IngestStage(("orders", 0), CONFIG)
+    tasks: dict[TaskKey, TaskStatus] = {("behaviors", 0): status(first), ("behaviors", 1): status(second)}
+    tasks["orders", 0] = status(never)
+    states = [state for *_, state, _ in vector(clock.tick(tasks, NOW + 2000))]
+    assert states == [IDLE, IDLE, IDLE]
+    woken = NOW + 9000
+    tasks["behaviors", 0] = status(behaviors(0, T, T, T + DAY), caught_up=False, last_input_at=woken)
+    states = [state for *_, state, _ in vector(clock.tick(tasks, woken))]
+    assert states == [ACTIVE, ACTIVE, IDLE], "what has never shown a time holds nothing back"
+    assert clock.paused(tasks) == set()
+    assert vector(clock.tick(tasks, woken + 1499))[1] == ("behaviors", 1, ACTIVE, T + 1 - CONFIG.out_of_order_ms)
+    assert vector(clock.tick(tasks, woken + 1500))[1] == ("behaviors", 1, IDLE, T + 1 - CONFIG.out_of_order_ms)
+
+
 def test_a_source_without_a_time_yet_holds_the_others_until_it_is_silent() -> None:
     tasks = {
         ("behaviors", 0): status(behaviors(0), caught_up=False),
