@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.table import Table
 
+from deploy.diagnosis import long
 from deploy.rendering import iso
 from streams import kafka
 from streams.records import Facts
@@ -61,7 +62,7 @@ def described(plan: Plan) -> Facts:
         for f in plan.forks
     ]
     where = {"parquet": "Parquet files", "topics": f"topics replay.{plan.replay}.…"}[plan.into]
-    minutes = plan.seconds / 60
+    ms = 1000 * plan.seconds
     return {
         "replay": plan.replay,
         "changed": plan.change.described(),
@@ -70,7 +71,7 @@ def described(plan: Plan) -> Facts:
         "products": list(plan.products) or ["all"],
         "forks": forks,
         "reads": f"{plan.records:,} records, about {plan.rows:,} rows, {plan.read_bytes / 1e6:,.1f} MB from the broker",
-        "time": f"about {minutes:,.1f} min of one core at 100 %, {4 * minutes:,.1f} min at 25 %",
+        "time": f"about {long(ms)} of one core at 100 %, {long(4 * ms)} at 25 %",
         "writes": [f"{t} as {where}" for t in plan.writes()] or ["nothing: what was published is compared"],
         "disk": f"about {plan.written_bytes / 1e6:,.1f} MB",
     }

@@ -5,12 +5,12 @@ from __future__ import annotations
 import bisect
 import importlib
 import importlib.metadata
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -24,19 +24,16 @@ from streams.codecs import decode, decode_json
 from streams.errors import ReplayError
 from streams.records import PREDICTIONS, Head, Redrive, WindowKind
 from streams.replay import plan as planning
-from streams.replay.chain import Chain
 from streams.replay.cut import NEVER, cut
 from streams.replay.diff import Differ
+from streams.replay.forks import Fork, Snapshots
 from streams.replay.log import Log
 from streams.replay.pairs import Pair, pairs
 from streams.replay.plan import LEARNT, Change, Plan
 from streams.replay.rewriting import Rewriter
-from streams.replay.running import Result, Run, Work
+from streams.replay.running import Result, Run
 from streams.replay.shadow import ParquetShadow, Shadow, TopicShadow
-from streams.stage import StageSpec
-
-if TYPE_CHECKING:
-    pass
+from streams.stage import Message, Output, StageSpec
 
 _PROBE_S = 0.7  # of folding by each stage, for the estimate
 
@@ -168,6 +165,11 @@ def shadow_of(plan: Plan, settings: Settings, bootstrap: str) -> Shadow:
 
 def run_of(plan: Plan, settings: Settings, log: Log, shadow: Shadow, checkpoint_s: float = 10.0) -> Run:
     specs = specs_of(plan, settings, log)
+    if result_of(plan, settings) is None:
+        # Between plan and run snapshots thin out; from the first checkpoint on it goes by what it has begun with.
+        forks = tuple(Snapshots(log, specs[f.stage], plan.partitions).kept(f) for f in plan.forks)
+        plan = msgspec.structs.replace(plan, forks=forks)
+        save_plan(plan, settings)
     return Run(plan, specs, log, shadow, folder_of(settings, plan.replay), _rewriter(plan.change, log), checkpoint_s)
 
 
@@ -187,7 +189,7 @@ def compared(plan: Plan, settings: Settings, log: Log, bootstrap: str) -> tuple[
     result = result_of(plan, settings)
     if result is None or not result.done:
         raise ReplayError(f"replay {plan.replay} is not done; go on with `trendstream replay run {plan.replay}`")
-    return pairs(plan, log, shadow), Differ(plan, result.touched, _relearnt(plan, log, shadow))
+    return pairs(plan, log, shadow, result.waiting > 0), Differ(plan, result.touched, _relearnt(plan, log, shadow))
 
 
 def _relearnt(plan: Plan, log: Log, shadow: Shadow) -> frozenset[str]:
@@ -214,7 +216,6 @@ def save_plan(plan: Plan, settings: Settings) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "plan.json"
     path.write_bytes(msgspec.json.format(msgspec.json.encode(plan), indent=2) + b"\n")
-    (folder / RATE).write_text("100\n")
     return path
 
 
@@ -268,55 +269,43 @@ def _estimated(plan: Plan, specs: Mapping[str, StageSpec], log: Log) -> Plan:
     read = [f for f in plan.forks if not plan.chained or f.stage == plan.stages[0]]
     records, rows, size = planning.measure(log, read)
     passes = 2 if plan.change.late else 1
-    seconds, written = _probe(plan, specs, log)
+    seconds, written = 0.0, 0.0
+    for name in plan.stages:
+        forks = plan.of(name)
+        spent, kept = _probed(plan, specs[name], log, max(forks, key=lambda f: f.end - f.start))
+        seconds += spent * sum(f.end - f.start for f in forks)
+        written += kept * sum(f.end - f.begin for f in forks)
     return msgspec.structs.replace(
-        plan, records=records * passes, rows=rows, read_bytes=size * passes, written_bytes=written, seconds=seconds
+        plan,
+        records=records * passes,
+        rows=rows,
+        read_bytes=size * passes,
+        written_bytes=round(written) if plan.chained else 0,
+        seconds=seconds,
     )
 
 
-def _probe(plan: Plan, specs: Mapping[str, StageSpec], log: Log) -> tuple[float, int]:
-    """Seconds and bytes of the whole, from folding the first part of each stage for a moment, to throw it away."""
-    kept = _Counted()
-    if plan.chained:
-        plain = msgspec.structs.replace(plan, change=Change(head=plan.change.head, model=plan.change.model, code=True))
-        chain = Chain(plain, specs, log, kept)
-        chain.start()
-        seconds = _timed(chain) * chain.total
-        return seconds, round(kept.bytes / max(chain.position, 1) * chain.total)
-    works = Run(plan, specs, log, kept, Path()).works()
-    seconds = 0.0
-    for stage in plan.stages:
-        sizes = {i: fork.end - fork.start for i, fork in enumerate(plan.forks) if fork.stage == stage}
-        largest = max(sizes, key=sizes.__getitem__)
-        if sizes[largest] > 0:
-            seconds += _timed(works[largest](None)) * sum(sizes.values())
-    return seconds, 0
-
-
-def _timed(work: Work) -> float:
-    """Seconds an offset."""
-    before, began, spent = work.position, time.monotonic(), 0.0
-    while work.step(20) and spent < _PROBE_S:
-        spent = time.monotonic() - began
-    return spent / max(work.position - before, 1)
-
-
-class _Counted:
-    """A shadow that keeps nothing."""
-
-    bytes = 0
-
-    def write(self, message: Any) -> None:
-        self.bytes += len(message.value or b"")
-
-    def commit(self, number: int) -> None:
-        return None
-
-    def committed(self) -> int:
-        return 0
-
-    def records(self, topic: str) -> Any:
-        return iter(())
+def _probed(plan: Plan, spec: StageSpec, log: Log, fork: Fork) -> tuple[float, float]:
+    """Seconds, and bytes on disk, an offset: from folding a task's input for a moment, to throw it away."""
+    stage = Snapshots(log, spec, plan.partitions).restore(fork)
+    rewriter = _rewriter(plan.change, log)() if plan.chained and spec.name == plan.stages[0] else None
+    outputs: list[Output] = []
+    offset, begun, spent = fork.start, 0.0, 0.0
+    for message in log.read(fork.task, fork.start, fork.end):
+        begun = begun or time.monotonic()  # to connect takes as long for a few records as for many
+        for given in [message] if rewriter is None else rewriter.rewrite(message):
+            outputs += stage.fold([given])
+        offset, spent = message.offset + 1, time.monotonic() - begun
+        if spent >= _PROBE_S:
+            break
+    with tempfile.TemporaryDirectory() as folder:
+        shadow = ParquetShadow(Path(folder))
+        for output in outputs:
+            shadow.write(Message(output.topic, output.partition, 0, 0, output.key, output.value))
+        shadow.commit(1)
+        size = sum(path.stat().st_size for path in Path(folder).rglob("*.parquet"))
+    offsets = max(offset - fork.start, 1)
+    return spent / offsets, size / offsets
 
 
 def _at(offsets: list[int], epochs: list[int]) -> Callable[[int], int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -169,7 +170,8 @@ def rollback(
         raise ConfigurationError(f"{target.head.version} is the newest head; there is nothing to go back from")
     # From some epochs before, so that every product has a score to compare with.
     since = found[max(found.index(withdrawn[0]) - _EPOCHS_BEFORE, 0)].at
-    impact = touched(address, {each.head.version for each in withdrawn}, since)
+    versions = {each.head.version for each in withdrawn}
+    impact = touched(address, versions, since)
     plan: Facts = {
         "back to": target.head.version,
         "withdrawn": [f"{each.head.version} (error 1 d {_percent(each.error(1))})" for each in withdrawn],
@@ -180,6 +182,9 @@ def rollback(
         from deploy.rendering import iso
         from model.heads import is_frozen
 
+        if new:  # while the plan was read they went on, and were learnt from
+            later = [each.head.version for each in later_than(published(address), withdrawn[-1].head)]
+            impact = touched(address, versions.union(takewhile(lambda v: v != new, later)), since)
         first, last = (iso(at or 0).replace(" ", "T") for at in (impact.first, impact.last))
         typer.echo("what they have made is corrected by a replay; see what it would do with")
         by_hand = any(each.head.revision for each in withdrawn) and not is_frozen(target.head)

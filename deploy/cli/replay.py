@@ -18,7 +18,7 @@ from deploy.errors import ConfigurationError
 from deploy.settings import Settings, load_settings
 
 if TYPE_CHECKING:
-    from streams.records import Facts
+    from streams.records import AdsSignal, Facts, InventorySignal, Score
     from streams.replay.corrections import Correction
     from streams.replay.log import KafkaLog
     from streams.replay.plan import Plan
@@ -229,19 +229,23 @@ def _counts(left: list[Correction]) -> dict[str, int]:
 
 
 def _examples(left: list[Correction], limit: int) -> list[str]:
-    from streams.records import AdsSignal, InventorySignal
+    """Orders and bids that move; products where none does."""
+    from streams.records import Score
 
     lines = []
     for c in left:
-        if isinstance(c.after, InventorySignal):
-            ordered = f"{c.before.suggested_order:,}" if isinstance(c.before, InventorySignal) else "nothing"
-            lines.append(f"{c.after.signal_id}: order {c.after.suggested_order:,} instead of {ordered}")
-        elif isinstance(c.after, AdsSignal):
-            bid = f"{c.before.bid_multiplier:g}" if isinstance(c.before, AdsSignal) else "nothing"
-            lines.append(f"{c.after.signal_id}: bid × {c.after.bid_multiplier:g} instead of {bid}")
-        if len(lines) >= limit:
-            break
-    return lines or [str(c.output.key.decode()) for c in left[:limit] if c.output.key]
+        was, now = _decided(c.before), _decided(c.after)
+        if not isinstance(c.after, Score) and was != now:
+            lines.append(f"{c.after.signal_id}: {now} instead of {was}")
+    return lines[:limit] or [str(c.output.key.decode()) for c in left[:limit] if c.output.key]
+
+
+def _decided(record: Score | InventorySignal | AdsSignal | None) -> str:
+    from streams.records import AdsSignal, InventorySignal
+
+    if isinstance(record, InventorySignal):
+        return f"order {record.suggested_order:,}"
+    return f"bid × {record.bid_multiplier:g}" if isinstance(record, AdsSignal) else "nothing"
 
 
 def _tell(made: Plan, result: Result) -> None:

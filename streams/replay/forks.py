@@ -64,10 +64,13 @@ class Snapshots:
                         return stage
                     except SnapshotError as error:
                         raise ReplayError(f"{_named(fork)}: {error}") from error
-        raise ReplayError(
-            f"{_named(fork)} is gone or has lost a part since the plan was made (snapshots thin out as they age); "
-            "plan the replay again"
-        )
+        raise ReplayError(f"{_named(fork)} is gone or has lost a part; plan the replay again")
+
+    def kept(self, fork: Fork) -> Fork:
+        """The fork, from an older snapshot where its own has been thinned out: the state at its begin is the same."""
+        if fork.snapshot < 0 or any(m.offset == fork.snapshot for m in self.manifests(fork.task)):
+            return fork
+        return self.choose(fork.task, fork.snapshot, fork.begin, fork.end)
 
     def choose(self, task: TaskKey, limit: int, begin: int, end: int) -> Fork:
         """The fork for a range; `limit` is the last offset at which a snapshot may lie. Raises ReplayError where the

@@ -52,12 +52,15 @@ def differs(published: msgspec.Struct | None, shadow: msgspec.Struct | None) -> 
     return published is None or _said(published) != _said(shadow)
 
 
-def pairs(plan: Plan, log: Log, shadow: Shadow) -> Iterator[Pair]:
-    """Of the plan's range and products, a partition at a time."""
+def pairs(plan: Plan, log: Log, shadow: Shadow, waiting: bool = False) -> Iterator[Pair]:
+    """Of the plan's range and products, a partition at a time. `waiting`: windows were left out at the replay's end."""
     shadows = _Shadows.of(shadow, set(plan.products))
+    ends = {} if waiting else {fork.partition: fork.end for fork in plan.of("windows")}
     for partition in range(plan.partitions):
         if partition not in shadows.scores:
             continue
+        # What runs has gone on since: of what it has read from here on the replay knows nothing.
+        end = ends.get(partition, shadows.end(partition))
         published = _published(plan, log, "trend.scores", partition, Score)
         inventory = _published(plan, log, INVENTORY, partition, InventorySignal)
         ads = _published(plan, log, ADS, partition, AdsSignal)
@@ -65,7 +68,7 @@ def pairs(plan: Plan, log: Log, shadow: Shadow) -> Iterator[Pair]:
         for score in published.values():
             product = product_key(score.platform, score.product_id)
             other = shadows.counterpart(partition, product, score)
-            if other is None or (plan.products and product not in plan.products):
+            if other is None or score.events_offset >= end or (plan.products and product not in plan.products):
                 continue
             met.add(other.window_id)
             yield Pair(
@@ -106,6 +109,10 @@ class _Shadows:
             bid = decode_json(message.value or b"", AdsSignal)
             found.ads[bid.score_id] = bid
         return found
+
+    def end(self, partition: int) -> int:
+        """Offset of trend.events behind the newest window."""
+        return 1 + max(s.events_offset for of_product in self.scores[partition].values() for s in of_product)
 
     def counterpart(self, partition: int, product: str, score: Score) -> Score | None:
         of_product = self.scores[partition].get((product, score.window_end), [])

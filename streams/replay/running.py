@@ -119,9 +119,11 @@ class Run:
         blobs = (state.blobs or None) if state else None
         works = self.works()
         while at < len(works) and not pace.stop():
+            begun = time.monotonic()
             work = works[at](blobs)
-            blobs, ended = None, False
             saved = time.monotonic()
+            pace.rest(saved - begun)  # what came before the range was folded for its state
+            blobs, ended = None, False
             while not ended and not pace.stop():
                 begun = time.monotonic()
                 ended = work.step(self.records) == 0

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import html
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,11 @@ from typing import Any
 import msgspec
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
-from deploy import replaying
+from deploy import correcting, pipeline, replaying
 from deploy.lineage import LineageError, lineage
 from deploy.loop import Loop
 from deploy.replaying import Request
@@ -26,11 +28,13 @@ from streams.errors import ReplayError
 from streams.records import INSTALLS, OUTCOMES, WINDOWS, Head, InventorySignal, Score, Skip, WindowKind
 from streams.replay.corrections import corrections
 from streams.replay.diff import Differ
+from streams.replay.forks import Snapshots
 from streams.replay.log import MemoryLog
-from streams.replay.pairs import pairs
+from streams.replay.pairs import Pair, pairs
 from streams.replay.plan import Change, Plan
 from streams.replay.running import Pace, Result
 from streams.signals.read_model import ReadModel
+from streams.snapshots import drop
 from streams.stage import Message
 from tests.unit.replay_world import PARTITIONS, START, Events, World, held_back, run_world
 from tests.unit.synthetic_windows import lively_bundle
@@ -131,6 +135,20 @@ def _spoilt(message: Message) -> Message:
     columns = [pa.array([7777777, *prices[1:]]) if n == "price" else batch.column(n) for n in batch.schema.names]
     value = encode_batch(pa.RecordBatch.from_arrays(columns, schema=batch.schema))
     return Message(*(getattr(message, n) for n in ("topic", "partition", "offset", "timestamp", "key")), value)
+
+
+def test_a_snapshot_that_was_thinned_out_since_the_plan_would_end_the_run(world: World) -> None:
+    world = copied(world)
+    made = plan(world, stages=("windows", "labels"), to=9)
+    for fork in made.forks:
+        snapshots = Snapshots(MemoryLog(world.log), pipeline.windows_spec(world.settings), PARTITIONS)
+        for manifest in snapshots.manifests(fork.task):
+            for output in drop(manifest, PARTITIONS):
+                world.log.append(output.topic, output.partition, output.value, output.key, 0)
+    assert run(world, made).difference() is None
+    begun = replaying.load_plan(world.settings, made.replay)
+    assert [f.snapshot < 0 for f in begun.forks] == [f.stage == "windows" for f in begun.forks]
+    assert [(f.begin, f.end) for f in begun.forks] == [(f.begin, f.end) for f in made.forks]
 
 
 def test_the_whole_circuit_would_not_give_what_was_published(world: World) -> None:
@@ -312,6 +330,21 @@ def test_what_a_bad_head_has_said_would_not_be_as_if_it_had_never_been(
     assert _decisions(bad, first) == _decisions(good, first)
 
 
+@pytest.mark.parametrize("change", [{"code": True}, {"head": "learnt"}])
+def test_what_was_published_since_the_plan_would_be_corrected_to_what_was_known_then(
+    world: World, change: dict[str, Any]
+) -> None:
+    world = copied(world)
+    made = plan(world, start=11, to=None, **change)
+    then = START + 12 * DAY + 12 * HOUR
+    ends = {f.task: sum(m.timestamp < then for m in world.log.records(*f.task)) for f in made.forks}
+    earlier = tuple(msgspec.structs.replace(f, end=ends[f.task]) for f in made.forks)
+    made = msgspec.structs.replace(made, forks=earlier)
+    run(world, made)
+    assert any(s.window_kind == "live" for s in _scores(shadow(world, made, "trend.scores")))
+    assert apply(world, made) == []
+
+
 def test_a_crash_in_the_middle_of_apply_would_leave_gaps_or_repeats(late_and_not: tuple[World, World]) -> None:
     world = copied(late_and_not[0])
     made = plan(world, start=9, to=None, late=True)
@@ -375,24 +408,65 @@ def _too_high(events: Events) -> Events:
         yield event
 
 
-def test_a_transform_would_move_products_that_it_does_not_touch(tmp_path: Path) -> None:
-    world = run_world(tmp_path, spoilt=_too_high)
+@pytest.fixture(scope="module")
+def put_right(tmp_path_factory: pytest.TempPathFactory) -> tuple[World, Plan, Result]:
+    torch.set_num_threads(1)
+    world = run_world(tmp_path_factory.mktemp("priced"), spoilt=_too_high)
     made = plan(world, start=9, to=None, transform=f"if {WRONG} then .price = .price / 100 else . end")
-    result = run(world, made)
-    found = Differ(made, result.touched).diff(
-        pairs(made, MemoryLog(world.log), replaying.shadow_of(made, world.settings, ""))
-    )
+    return world, made, run(world, made)
+
+
+def _compared(of: tuple[World, Plan, Result]) -> tuple[Iterator[Pair], Differ]:
+    world, made, _ = of
+    return replaying.compared(made, world.settings, MemoryLog(world.log), "")
+
+
+def test_a_transform_would_move_products_that_it_does_not_touch(put_right: tuple[World, Plan, Result]) -> None:
+    found, differ = _compared(put_right)
+    total = differ.diff(found)
     bread = {f"shop:p{i}" for i in range(1, 10, 2)}
-    assert set(result.touched) == bread
-    assert {p.product for p in found.products} <= bread
-    assert found.reorders > 0
-    assert set(found.causes) == {"transform"}
+    assert set(put_right[2].touched) == bread
+    assert {p.product for p in total.products} <= bread
+    assert total.reorders > 0
+    assert set(total.causes) == {"transform"}
+
+
+def test_the_page_and_the_file_of_a_diff_would_not_hold_what_moved(
+    put_right: tuple[World, Plan, Result], tmp_path: Path
+) -> None:
+    found, differ = _compared(put_right)
+    total = differ.diff(found)
+    correcting.write_page(total, tmp_path / "new" / "diff.html")
+    page = (tmp_path / "new" / "diff.html").read_text(encoding="utf-8")
+    assert html.escape(total.change) in page
+    assert "<script" not in page
+    for product in total.products:
+        windows, order = f"<td>{product.windows}", f"{product.reorder_before} &gt; {product.reorder_after}"
+        assert f"<td>{product.product}{windows}" in page
+        assert order in page or product.reorder_before == product.reorder_after
+
+    correcting.write_rows(differ.rows(_compared(put_right)[0]), tmp_path / "new" / "diff.parquet")
+    rows = pq.read_table(tmp_path / "new" / "diff.parquet").to_pandas()
+    assert len(rows) == total.changed
+    assert rows["window_id"].is_unique
+    for product in total.products:
+        of_product = rows[rows["product"] == product.product]
+        moved = (of_product["expected_7_after"] - of_product["expected_7_before"]).sum()
+        assert (len(of_product), moved) == (product.windows, pytest.approx(product.expected["7"], abs=1e-3))
+        newest = of_product.iloc[-1]
+        assert (newest["order_before"], newest["order_after"]) == (product.reorder_before, product.reorder_after)
 
 
 def test_a_transform_that_fails_would_not_say_where(world: World) -> None:
-    made = plan(world, start=9, to=None, transform=".nothing.of.that | error")
     with pytest.raises(ReplayError, match=r"the transform fails on shop:p\d of trend.events/\d offset \d+"):
-        run(world, made)
+        plan(world, start=9, to=None, transform=".nothing.of.that | error")
+
+
+def test_a_plan_would_not_say_what_the_replay_takes_on_disk(put_right: tuple[World, Plan, Result]) -> None:
+    world, made, _ = put_right
+    folder = replaying.folder_of(world.settings, made.replay) / "shadow"
+    taken = sum(path.stat().st_size for path in folder.rglob("*.parquet"))
+    assert made.written_bytes == pytest.approx(taken, rel=0.5)
 
 
 def test_only_the_asked_products_would_not_be_compared(world: World) -> None:
