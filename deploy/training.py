@@ -135,7 +135,9 @@ def start_history(source: Source, settings: Settings, until: int) -> History:
         *encoders.specs(settings),
         pipeline.windows_spec(settings, live=False),
     ]
-    loop = Loop(specs, settings.partitions)
+    platforms = set(source.platform.split(", "))
+    calendars = [p.calendar for name, p in settings.calendars().items() if name in platforms]
+    loop = Loop(specs, settings.partitions, calendars=calendars)
     loop.on_output = lambda message: windows.append(message) if message.topic == "trend.windows" else None
     loop.runner.on_output = loop.on_output
     return History(loop, windows, encoders)
