@@ -5,7 +5,9 @@ ENV VIRTUAL_ENV=/opt/trendstream UV_LINK_MODE=copy UV_COMPILE_BYTECODE=1
 RUN python -m venv "$VIRTUAL_ENV" && pip install --no-cache-dir uv
 WORKDIR /src
 COPY requirements.lock .
-RUN --mount=type=cache,target=/root/.cache/uv uv pip install --no-deps -r requirements.lock
+# Without torchao, which transformers would import in every worker; an image for int8 exports takes the whole list.
+RUN --mount=type=cache,target=/root/.cache/uv grep -v '^torchao==' requirements.lock > workers.lock \
+    && uv pip install --no-deps -r workers.lock
 COPY pyproject.toml README.md ./
 COPY streams streams
 COPY featurizers featurizers

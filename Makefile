@@ -87,7 +87,7 @@ contracts: setup  ## JSON Schemas of the topics in docs/contracts, from streams/
 	@$(BIN)/python -m streams.contracts --write
 
 lock: setup  ## requirements.lock anew, from pyproject.toml
-	@VIRTUAL_ENV=$(CURDIR)/$(VENV) $(UV) pip compile --quiet --upgrade --python-version 3.11 --universal --extra dev --extra evaluate \
+	@VIRTUAL_ENV=$(CURDIR)/$(VENV) $(UV) pip compile --quiet --upgrade --python-version 3.11 --universal --extra dev --extra evaluate --extra export \
 		--no-emit-index-url --no-emit-find-links --no-annotate --no-header pyproject.toml -o requirements.lock
 
 clean:  ## what was made here, the environment too

@@ -109,7 +109,10 @@ def _quantize(module: nn.Module) -> None:
     """Weights of linear layers as whole numbers with a scale a row."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torchao speaks of its own future
-        from torchao.quantization import Int8WeightOnlyConfig, quantize_
+        try:
+            from torchao.quantization import Int8WeightOnlyConfig, quantize_
+        except ImportError:
+            raise ExportError("int8 needs torchao, which is not installed; install trendstream[export]") from None
 
         quantize_(module, Int8WeightOnlyConfig())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -73,3 +74,9 @@ def test_an_export_could_be_exported_or_made_of_nothing(bundle: Bundle, tmp_path
         export_bundle(save_bundle(replace(bundle, probe=None), tmp_path / "other"), "bf16", 0.05, tmp_path)
     with pytest.raises(ExportError, match="take one of bf16, int8, compiled"):
         lowered(bundle.network, "int3")
+
+
+def test_int8_without_torchao_would_not_say_what_to_install(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torchao.quantization", None)
+    with pytest.raises(ExportError, match=r"install trendstream\[export\]"):
+        lowered(bundle.network, "int8")
