@@ -173,10 +173,10 @@ def run_of(plan: Plan, settings: Settings, log: Log, shadow: Shadow, checkpoint_
     return Run(plan, specs, log, shadow, folder_of(settings, plan.replay), _rewriter(plan.change, log), checkpoint_s)
 
 
-def _rewriter(change: Change, log: Log) -> Callable[[], Rewriter | None]:
-    """Makes one for each partition of trend.events, where rows are to be moved or changed."""
+def _rewriter(change: Change, log: Log) -> Callable[[int], Rewriter | None]:
+    """Makes one for a partition of trend.events, from an offset on, where rows are to be moved or changed."""
     if not (change.late or change.transform):
-        return lambda: None
+        return lambda since: None
     transform = load_transform(change.transform) if change.transform else None
     return partial(Rewriter, transform, redriven_of(log))
 
@@ -288,7 +288,7 @@ def _estimated(plan: Plan, specs: Mapping[str, StageSpec], log: Log) -> Plan:
 def _probed(plan: Plan, spec: StageSpec, log: Log, fork: Fork) -> tuple[float, float]:
     """Seconds, and bytes on disk, an offset: from folding a task's input for a moment, to throw it away."""
     stage = Snapshots(log, spec, plan.partitions).restore(fork)
-    rewriter = _rewriter(plan.change, log)() if plan.chained and spec.name == plan.stages[0] else None
+    rewriter = _rewriter(plan.change, log)(0) if plan.chained and spec.name == plan.stages[0] else None
     outputs: list[Output] = []
     offset, begun, spent = fork.start, 0.0, 0.0
     for message in log.read(fork.task, fork.start, fork.end):

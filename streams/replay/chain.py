@@ -41,9 +41,9 @@ class Chain:
         specs: Mapping[str, StageSpec],
         log: Log,
         shadow: Shadow,
-        rewriter: Callable[[], Rewriter | None] = lambda: None,
+        rewriter: Callable[[int], Rewriter | None] = lambda since: None,
     ) -> None:
-        """`rewriter` makes one for each partition of trend.events."""
+        """`rewriter` makes one for a partition of trend.events, from an offset on."""
         self._plan = plan
         self._log = log
         self._shadow = shadow
@@ -51,7 +51,7 @@ class Chain:
         self._stages: dict[tuple[str, TaskKey], Stage] = {}
         self._passed_over = skips(log)
         self._specs = [specs[name] for name in plan.stages]
-        self._inputs = {fork.task: _Input(fork, fork.start, rewriter()) for fork in plan.of(plan.stages[0])}
+        self._inputs = {fork.task: _Input(fork, fork.start, rewriter(fork.begin)) for fork in plan.of(plan.stages[0])}
         self.total = sum(max(i.fork.end - i.fork.start, 0) for i in self._inputs.values())
         self._runner: EmbeddedRunner | None = None
         self._messages: Iterator[Message] | None = None

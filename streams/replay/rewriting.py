@@ -33,6 +33,7 @@ class Rewriter:
 
     transform: Transform | None = None
     redriven: frozenset[Origin] = frozenset()  # platform records that are dead letters sent again
+    since: int = 0  # offset; rows before it stay as they are, however old the snapshot is
     touched: dict[str, set[str]] = field(default_factory=dict)  # product to causes
     changed: int = 0  # rows
     _watermark: CombinedWatermark = field(default_factory=CombinedWatermark)
@@ -50,7 +51,7 @@ class Rewriter:
             now = watermark.value()
             if rows.record is CONTROL:
                 _update(watermark, rows)
-            elif rows.record is EVENTS and now is not None:
+            elif rows.record is EVENTS and now is not None and message.offset >= self.since:
                 late = (rows["kind"] <= EventKind.FAVOURITE) & (rows["at"] < now)
                 if late.any():
                     found.append(rows.batch.filter(pa.array(late)))
@@ -72,7 +73,7 @@ class Rewriter:
             now = self._watermark.value()
             if now is not None:
                 yield from self._due(message, now)
-        if rows.record is EVENTS:
+        if rows.record is EVENTS and message.offset >= self.since:
             batch = self._kept(message.offset, rows)
             if self.transform is not None:
                 batch = self._transformed(message, batch)

@@ -104,7 +104,7 @@ class Run:
     log: Log
     shadow: Shadow
     folder: Path
-    rewriter: Callable[[], Rewriter | None] = lambda: None
+    rewriter: Callable[[int], Rewriter | None] = lambda since: None
     checkpoint_s: float = _CHECKPOINT_S
     records: int = 50  # of one step: between two looks at the rate and at the stop
 

@@ -457,6 +457,12 @@ def test_the_page_and_the_file_of_a_diff_would_not_hold_what_moved(
         assert (newest["order_before"], newest["order_after"]) == (product.reorder_before, product.reorder_after)
 
 
+def test_what_a_transform_changes_would_hang_on_how_old_the_snapshot_is(world: World) -> None:
+    made = plan(world, start=3, to=5, transform='if .kind == "catalogue" then .price = 1 else . end')
+    assert all(fork.start == 0 < fork.begin for fork in made.of("windows"))
+    assert run(world, made).touched == {}, "the catalogue came before the range, and only this fork reads it again"
+
+
 def test_a_transform_that_fails_would_not_say_where(world: World) -> None:
     with pytest.raises(ReplayError, match=r"the transform fails on shop:p\d of trend.events/\d offset \d+"):
         plan(world, start=9, to=None, transform=".nothing.of.that | error")
