@@ -15,6 +15,7 @@ import numpy as np
 
 from deploy import pipeline
 from deploy.errors import DeployError
+from deploy.evidence import Piece, pieces
 from deploy.settings import Settings
 from model.explain import Explanation, explain
 from model.heads import frozen_head
@@ -90,6 +91,7 @@ class Lineage:
     outcomes: int  # that went into the head's epoch
     own_outcomes: list[dict[str, Any]]  # of these, the product's own
     explanation: Explanation
+    pieces: list[Piece]  # reviews, titles and pictures of the window's days
     same: dict[str, bool | None] = field(default_factory=dict)  # None: it could not be made again
 
 
@@ -120,6 +122,7 @@ def lineage(
         raise LineageError(f"head {prediction['head']} is not in model.heads any more")
     behind = _events(log, wanted, window, partition, told)
     outcomes, own = _outcomes(log, head, wanted.product) if head.epoch else (0, [])
+    explanation = explain(row, bundle, head)
     found = Lineage(
         score=revisions[0],
         revisions=revisions,
@@ -134,7 +137,8 @@ def lineage(
         head=head,
         outcomes=outcomes,
         own_outcomes=own[-_LISTED:],
-        explanation=explain(row, bundle, head),
+        explanation=explanation,
+        pieces=pieces(log, row, behind.vectors, bundle, head, explanation),
     )
     found.same["score from the window"] = _same_score(log, settings, found, message, wanted)
     found.same["window from trend.events"] = _same_window(log, settings, found, message, wanted, told)
@@ -186,6 +190,7 @@ class _Behind:
     kinds: Counter[str] = field(default_factory=Counter)
     sources: dict[tuple[str, int], Source] = field(default_factory=dict)
     newest: list[dict[str, Any]] = field(default_factory=list)
+    vectors: list[dict[str, Any]] = field(default_factory=list)
 
 
 def _events(
@@ -212,6 +217,8 @@ def _events(
                 continue
             found.range = (min(found.range[0], message.offset), last)
             _count(found, row, message)
+            if rows.record is VECTORS and (row["at"] < wanted.end or wanted.kind == WindowKind.LIVE):
+                found.vectors.append(row)
     return found
 
 

@@ -15,6 +15,7 @@ from deploy.cli.consoles import report_console
 from deploy.settings import load_settings
 
 if TYPE_CHECKING:
+    from deploy.evidence import Piece
     from deploy.lineage import Lineage
     from streams.records import Facts
 
@@ -27,7 +28,8 @@ def explain(
     """Show a score's window, the events and platform records behind it, its network, head and the outcomes of that.
 
     The window is made again from trend.events and the score from the window; both must give the same bits. The shares
-    add up to the log of the expected units.
+    add up to the log of the expected units. Of the product's reviews, titles and pictures in the window's days, those
+    are named that by themselves would move the score most in the direction in which all of them together did.
     """
     from deploy.cli.progress import show_parts
     from deploy.lineage import lineage
@@ -88,6 +90,7 @@ def _facts(found: Lineage) -> Facts:
             for name, shares in found.explanation.parts.items()
             if name != "baseline"
         ],
+        "moved by": [_piece(piece, week.days) for piece in found.pieces],
         "add up to": "  ".join(f"{math.exp(m):.6g} units" for m in log_means.tolist()),
         "made again": [f"{name}: {_ANSWERS[same]}" for name, same in found.same.items()],
     }
@@ -98,6 +101,13 @@ def _facts(found: Lineage) -> Facts:
             for r in found.revisions
         ]
     return facts
+
+
+def _piece(piece: Piece, days: int) -> str:
+    from deploy.rendering import iso
+
+    says = piece.says or f"not kept any more ({piece.topic}/{piece.partition} offset {piece.offset})"
+    return f"{piece.modality} of {iso(piece.at)}, by itself × {math.exp(piece.effect[1]):.3f} in {days} d: {says}"
 
 
 _ANSWERS = {
@@ -135,6 +145,7 @@ def _plain(found: Lineage) -> dict[str, Any]:
         "outcomes": found.outcomes,
         "own_outcomes": found.own_outcomes,
         "shares": {name: shares.tolist() for name, shares in found.explanation.parts.items()},
+        "pieces": [vars(piece) for piece in found.pieces],
         "log_mean": found.explanation.log_mean.tolist(),
         "same": found.same,
     }

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from deploy.cli import run
-from deploy.comparison import Candidate, advice, measure
-from deploy.samples import Sample
+from deploy.comparison import UNTRAINED, Candidate, advice, measure
+from deploy.samples import Kind, Sample, read_sample
 from featurizers.errors import EncoderError
 from featurizers.probing import Targets, chance, cross_validated, quality, read_off
 from tests.unit.test_fine_tuning import reviews
@@ -39,6 +40,35 @@ def test_word_pieces_alone_tell_praise_from_blame_and_a_missing_model_is_a_row_o
     gone = measure("text", "./nowhere", reviews(60))
     assert gone.quality is None
     assert "no such folder" in gone.note
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Sample:
+    """Red and blue ones, in folders of these names."""
+    for i in range(60):
+        label = ("red", "blue")[i % 2]
+        (tmp_path / label).mkdir(exist_ok=True)
+        Image.new("RGB", (40, 40), (150 + i, i, 20) if label == "red" else (20, i, 150 + i)).save(
+            tmp_path / label / f"{i}.png"
+        )
+    return read_sample("image", tmp_path, "category")
+
+
+@pytest.mark.parametrize(("kind", "architecture"), [("text", "electra"), ("image", "test_resnet")])
+def test_an_untrained_architecture_would_not_be_measured_or_would_pass_for_a_trained_one(
+    kind: Kind, architecture: str, pictures: Sample
+) -> None:
+    sample = pictures if kind == "image" else reviews(60)
+    found = measure(kind, f"{UNTRAINED}{architecture}", sample)
+    assert found.quality is not None
+    assert found.dimensions > 0
+    assert found.parameters > 100_000
+    assert found.items_per_second > 0
+    assert "random weights" in found.note
+    assert advice([found], sample).startswith("none of them")
+    gone = measure(kind, f"{UNTRAINED}nothing", sample)
+    assert gone.quality is None
+    assert "no architecture 'nothing'" in gone.note
 
 
 def test_products_that_a_probe_is_judged_on_are_none_that_it_has_learnt_from() -> None:
