@@ -8,7 +8,9 @@ Definitions: docs/forecast.md, "Predictive distribution" and "Baseline and class
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -27,19 +29,38 @@ _SURGE, _RISE, _FALL = (THRESHOLDS.index(name) for name in ("surge", "rise", "fa
 
 @dataclass(frozen=True, eq=False)
 class Forecast:
-    """Rows of forecasts. Units count from the window's `end`, those already sold in an open day included."""
+    """Rows of forecasts. Units count from the window's `end`, those already sold in an open day included. What not all
+    readers want is worked out when it is read."""
 
     mean: Floats  # [n, delays] M_b
     total: Floats  # [n, horizons] M_h
     dispersion: Floats  # [n, horizons] r of what is still to come
-    quantiles: Floats  # [n, horizons, quantiles]
-    probabilities: Floats  # [n, horizons, classes]
     trend: Floats  # [n, horizons] log2((M_h + 1/2) / (B_h + 1/2))
+    _seen: Floats  # [n] units of the open day
+    _rest: Floats  # [n, horizons] mean of what is still to come
+    _thresholds: Ints  # [n, horizons, 3]
+    _conformal: Floats  # [horizons, knots]
 
-    @property
+    @cached_property
+    def quantiles(self) -> Floats:
+        """[n, horizons, quantiles]"""
+        return self._at(QUANTILES)
+
+    @cached_property
     def median(self) -> Floats:
         """[n, horizons]"""
-        return self.quantiles[:, :, MEDIAN]
+        known = "quantiles" in vars(self)
+        return self.quantiles[:, :, MEDIAN] if known else self._at((QUANTILES[MEDIAN],))[:, :, 0]
+
+    @cached_property
+    def probabilities(self) -> Floats:
+        """[n, horizons, classes]"""
+        return classify(self._rest, self.dispersion, self._thresholds, self._conformal, self._seen)
+
+    def _at(self, levels: Sequence[float]) -> Floats:
+        asked = np.stack([forward(knots, levels) for knots in self._conformal])  # [horizons, levels]
+        units = negative_binomial.quantiles(asked, self._rest, self.dispersion)
+        return np.maximum.accumulate(units, axis=1) + self._seen[:, None, None]
 
 
 def predict(
@@ -67,21 +88,10 @@ def predict(
         rest, left = remaining(mean, r, seen, share)
     rest_total = accumulate(rest)
     total = rest_total + seen[:, None]
-    quantiles = np.empty((n, DELAYS, len(QUANTILES)))
-    for h in range(DELAYS):
-        level = forward(conformal[h], QUANTILES)
-        quantiles[:, h] = negative_binomial.quantile(level[None, :], rest_total[:, h, None], left[:, h, None])
-    quantiles = np.maximum.accumulate(quantiles, axis=1) + seen[:, None, None]
     first = rest.copy()
     first[:, 0] += seen
-    return Forecast(
-        mean=first,
-        total=total,
-        dispersion=left,
-        quantiles=quantiles,
-        probabilities=classify(rest_total, left, thresholds, conformal, seen),
-        trend=np.log2((total + 0.5) / (accumulate(baseline) + 0.5)),
-    )
+    trend = np.log2((total + 0.5) / (accumulate(baseline) + 0.5))
+    return Forecast(first, total, left, trend, seen, rest_total, thresholds, conformal)
 
 
 def accumulate(buckets: Floats) -> Floats:
@@ -121,25 +131,23 @@ def at_most(k: Floats, horizon: int, total: Floats, r: Floats, conformal: Floats
     A longer horizon never has fewer units than a shorter one: its distribution function is the least of theirs, as its
     quantiles are the largest.
     """
-    below = np.ones_like(k)
-    for h in range(horizon + 1):
-        own = negative_binomial.cdf(k, total[:, h, None], r[:, h, None])
-        below = np.minimum(below, backward(conformal[h], own))
-    return below
+    shorter = slice(0, horizon + 1)
+    own = negative_binomial.cdf(k[:, None], total[:, shorter, None], r[:, shorter, None])  # [n, horizons, m]
+    calibrated: Floats = np.minimum.reduce([backward(conformal[h], own[:, h]) for h in range(horizon + 1)])
+    return calibrated
 
 
 def classify(total: Floats, r: Floats, thresholds: Ints, conformal: Floats, seen: Floats) -> Floats:
     """Probabilities [n, horizons, classes] of sums with mean `total` and r [n, horizons], `seen` units [n] ahead."""
+    k = thresholds.astype(np.float64)  # [n, horizons, 3]
+    last = np.stack([k[:, :, _SURGE] - 1, k[:, :, _RISE] - 1, k[:, :, _FALL]], axis=2) - seen[:, None, None]
+    below = np.stack([at_most(last[:, h], h, total, r, conformal) for h in range(DELAYS)], axis=1)
+    surge = np.where(k[:, :, _SURGE] < 0, 1.0, below[:, :, 0])
+    rise = np.minimum(np.where(k[:, :, _RISE] < 0, 1.0, below[:, :, 1]), surge)
+    fall = np.minimum(np.where(k[:, :, _FALL] < 0, 0.0, below[:, :, 2]), rise)
     out = np.empty((len(total), DELAYS, len(CLASSES)))
-    for h in range(DELAYS):
-        k = thresholds[:, h].astype(np.float64)  # [n, 3]
-        last = np.stack([k[:, _SURGE] - 1, k[:, _RISE] - 1, k[:, _FALL]], axis=1)
-        below = at_most(last - seen[:, None], h, total, r, conformal)
-        surge = np.where(k[:, _SURGE] < 0, 1.0, below[:, 0])
-        rise = np.minimum(np.where(k[:, _RISE] < 0, 1.0, below[:, 1]), surge)
-        fall = np.minimum(np.where(k[:, _FALL] < 0, 0.0, below[:, 2]), rise)
-        out[:, h, Trend.SURGING] = 1 - surge
-        out[:, h, Trend.RISING] = surge - rise
-        out[:, h, Trend.FALLING] = fall
-        out[:, h, Trend.STEADY] = rise - fall
+    out[:, :, Trend.SURGING] = 1 - surge
+    out[:, :, Trend.RISING] = surge - rise
+    out[:, :, Trend.FALLING] = fall
+    out[:, :, Trend.STEADY] = rise - fall
     return out

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from model.distribution import accumulate
 from model.errors import ModelError
 from model.features import PRICE_CONTEXT, SERIES, TREND_CONTEXT, VECTORS, Doubles, Features, concatenate, extract
-from model.heads import LEAST, correct, frozen_head
+from model.heads import LEAST, Correction, category_codes, frozen_head
 from model.reading import Reading, forward
 from model.registry import Bundle
 from model.scoring import forecast
@@ -55,10 +55,10 @@ def explain(window: Rows, bundle: Bundle, head: Head, batch_rows: int = 64) -> E
     players = [name for name, leave_out in INPUTS.items() if not _equal(features, leave_out(features))]
     coalitions = np.arange(1 << len(players))[:, None] >> np.arange(len(players)) & 1  # [coalitions, players]
     kept = [_without(features, [p for p, there in zip(players, row, strict=True) if not there]) for row in coalitions]
-    value = np.log(_totals(window, bundle, head, concatenate(kept), batch_rows))  # [coalitions, horizons]
-
-    frozen = frozen_head(bundle.version, bundle.dispersion, bundle.categories)
-    product = np.log([_expected(window, bundle, h, kept[0], batch_rows) for h in (frozen, head)])
+    frozen = Correction.of(frozen_head(bundle.version, bundle.dispersion, bundle.categories))
+    used = Correction.of(head)
+    value = np.log(_totals(window, bundle, used, concatenate(kept), batch_rows))  # [coalitions, horizons]
+    product = np.log([_expected(window, bundle, h, kept[0], batch_rows) for h in (frozen, used)])
     log_baseline = np.log(np.maximum(accumulate(window["baseline"]), LEAST))[0]
     parts = {BASELINE: log_baseline, PRODUCT: product[0] - log_baseline, HEAD: product[1] - product[0]}
     if (today := value[0] - product[1]).any():
@@ -84,7 +84,7 @@ def effects(
     there = features.present.copy()
     there[:, modality] = True
     changed = [replace(features, present=there, vectors=_swap(features.vectors, modality, v)) for v in vectors]
-    value = np.log(_totals(window, bundle, head, concatenate([bare, *changed]), batch_rows))
+    value = np.log(_totals(window, bundle, Correction.of(head), concatenate([bare, *changed]), batch_rows))
     gains: Doubles = value[1:] - value[0]
     return gains
 
@@ -181,20 +181,20 @@ def _swap(
 def _read(window: Rows, bundle: Bundle, features: Features, batch_rows: int) -> tuple[Rows, Reading]:
     n = len(features)
     rows = Rows(window.record, window.batch.take(np.zeros(n, np.int64)))
-    return rows, forward(bundle.network, features, np.arange(n), features.present, batch_rows)
+    return rows, forward(bundle.network, features, batch_rows)
 
 
-def _totals(window: Rows, bundle: Bundle, head: Head, features: Features, batch_rows: int) -> Doubles:
+def _totals(window: Rows, bundle: Bundle, head: Correction, features: Features, batch_rows: int) -> Doubles:
     """[n, horizons] expected units of each of the changed features, as they would have been published."""
     rows, reading = _read(window, bundle, features, batch_rows)
     return np.maximum(forecast(bundle, head, rows, reading, np.arange(len(features))).total, LEAST)
 
 
-def _expected(window: Rows, bundle: Bundle, head: Head, features: Features, batch_rows: int) -> Doubles:
+def _expected(window: Rows, bundle: Bundle, head: Correction, features: Features, batch_rows: int) -> Doubles:
     """[horizons] the same for one row, as if the day that is open had only begun."""
     rows, reading = _read(window, bundle, features, batch_rows)
     log_baseline = np.log(np.maximum(rows["baseline"], LEAST))
     f, components = reading.f.astype(np.float64), reading.components.astype(np.float64)
-    mu, s2 = correct(head, log_baseline, f, components, rows["category"])
+    mu, s2 = head.correct(log_baseline, f, components, category_codes(head.head.categories, rows["category"]))
     total: Doubles = accumulate(np.maximum(mu * np.exp(s2 / 2), LEAST))[0]
     return total

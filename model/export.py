@@ -68,10 +68,15 @@ class Lowered(Network):
             return self._compiled[0](batch)
         return super().read(self._cast(batch)).float()
 
-    def fuse(self, trunk: Tensor, batch: Batch) -> Answer:
+    def embed(self, batch: Batch) -> Tensor:
         if self.kind == "compiled":
-            return self._compiled[1](trunk, batch)
-        answer = super().fuse(trunk.to(self._dtype), self._cast(batch))
+            return super().embed(batch)
+        return super().embed(self._cast(batch)).float()
+
+    def fuse(self, trunk: Tensor, embedded: Tensor, present: Tensor) -> Answer:
+        if self.kind == "compiled":
+            return self._compiled[1](trunk, embedded, present)
+        answer = super().fuse(trunk.to(self._dtype), embedded.to(self._dtype), present)
         return Answer(*(getattr(answer, field.name).float() for field in fields(Answer)))
 
     def stored(self) -> dict[str, Tensor]:

@@ -99,50 +99,64 @@ def frozen_head(model: str, dispersion: Floats, categories: Sequence[str], epoch
     )
 
 
-def row_dispersion(head: Head, sales_class: npt.NDArray[np.integer]) -> Floats:
-    """r [n, horizons] of rows by their sales class [n]."""
-    r: Floats = np.asarray(head.dispersion, np.float64).T[sales_class]
-    return r
-
-
 def category_codes(categories: Sequence[str], category: Sequence[str] | npt.NDArray[np.object_]) -> Ints:
     """[n] index into `categories`, -1 for one that the head does not know."""
     index = {name: code for code, name in enumerate(categories)}
     return np.fromiter((index.get(name, -1) for name in category), np.int64, len(category))
 
 
-def correct(
-    head: Head, log_baseline: Floats, f: Floats, components: Floats, category: Sequence[str] | npt.NDArray[np.object_]
-) -> tuple[Floats, Floats]:
-    """mu [n, delays] and s2 [n, delays], the variance of log mu, from log B and f [n, delays], components [n, 8]."""
-    codes = category_codes(head.categories, category)
-    theta = np.asarray(head.theta, np.float64)
-    covariance = np.asarray(head.covariance, np.float64)
-    if theta.shape != (DELAYS, feature_count(len(head.categories))):
-        raise ModelError(f"head {head.version}: theta is {theta.shape} for {len(head.categories)} categories; drop it")
-    log_mean, s2 = np.empty(f.shape, np.float64), np.empty(f.shape, np.float64)
-    for b in range(DELAYS):
-        shift, s2[:, b] = effect(theta[b], covariance[b], f[:, b], components, codes)
-        log_mean[:, b] = log_baseline[:, b] + f[:, b] + shift
-    return np.exp(log_mean), s2
+@dataclass(frozen=True, eq=False)
+class Correction:
+    """A head as arrays, ready to be applied to many windows."""
+
+    head: Head
+    theta: Floats  # [delays, features]
+    covariance: Floats  # [delays, features, features]
+    dispersion: Floats  # [sales classes, horizons]
+    conformal: Floats  # [horizons, knots]
+    frozen: bool  # it changes nothing
+
+    @staticmethod
+    def of(head: Head) -> Correction:
+        theta, covariance = np.asarray(head.theta, np.float64), np.asarray(head.covariance, np.float64)
+        count = len(head.categories)
+        if theta.shape != (DELAYS, feature_count(count)):
+            raise ModelError(f"head {head.version}: theta is {theta.shape} for {count} categories; drop it")
+        dispersion, conformal = np.asarray(head.dispersion, np.float64).T, np.asarray(head.conformal, np.float64)
+        return Correction(head, theta, covariance, dispersion, conformal, is_frozen(head))
+
+    def row_dispersion(self, sales_class: npt.NDArray[np.integer]) -> Floats:
+        """r [n, horizons] of rows by their sales class [n]."""
+        r: Floats = self.dispersion[sales_class]
+        return r
+
+    def correct(self, log_baseline: Floats, f: Floats, components: Floats, codes: Ints) -> tuple[Floats, Floats]:
+        """mu and s2 [n, delays], the variance of log mu, from log B and f [n, delays], components [n, 8] and category
+        codes [n]."""
+        if self.frozen:
+            return np.exp(log_baseline + f), np.zeros(f.shape)
+        shift, s2 = effect(self.theta, self.covariance, f, components, codes)
+        return np.exp(log_baseline + f + shift), s2
 
 
 def effect(theta: Floats, covariance: Floats, f: Floats, components: Floats, codes: Ints) -> tuple[Floats, Floats]:
-    """x'theta and x'Px [n] of one bucket: theta [features], covariance [features, features], f [n], codes [n]."""
-    categories = len(theta) - 1 - OWN
+    """x'theta and x'Px of one bucket [n], or of several [n, buckets], as f is: theta [features] or [buckets, features],
+    covariance likewise, components [n, COMPONENTS], codes [n]."""
+    categories = theta.shape[-1] - 1 - OWN
+    each = (len(f), *[1] * (f.ndim - 1))  # a row's number, for all of its buckets
     f64, c64 = np.asarray(f, np.float64), np.asarray(components, np.float64)
-    dense = [np.ones(len(f64)), f64, *(np.ascontiguousarray(c64[:, k]) for k in range(COMPONENTS))]
-    place = [0, *range(1 + categories, len(theta))]  # of the dense features
-    known = codes >= 0
-    at = np.where(known, codes + 1, 0)  # of each row's category
-    shift = np.where(known, theta[at], 0.0)
-    variance = np.where(known, covariance[at, at], 0.0)
+    dense = [np.ones(each), f64, *(np.ascontiguousarray(c64[:, k]).reshape(each) for k in range(COMPONENTS))]
+    place = [0, *range(1 + categories, theta.shape[-1])]  # of the dense features
+    known = (codes >= 0).reshape(each)
+    at = np.where(codes >= 0, codes + 1, 0)  # of each row's category
+    shift = np.where(known, theta[..., at].T, 0.0)
+    variance = np.where(known, covariance[..., at, at].T, 0.0)
     for i, (x, p) in enumerate(zip(dense, place, strict=True)):
-        shift = shift + x * theta[p]
-        across = np.where(known, covariance[at, p], 0.0)
+        shift = shift + x * theta[..., p]
+        across = np.where(known, covariance[..., at, p].T, 0.0)
         for y, q in zip(dense[i + 1 :], place[i + 1 :], strict=True):
-            across = across + y * covariance[p, q]
-        variance = variance + x * (x * covariance[p, p] + 2 * across)
+            across = across + y * covariance[..., p, q]
+        variance = variance + x * (x * covariance[..., p, p] + 2 * across)
     return shift, np.maximum(variance, 0.0)
 
 

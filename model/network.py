@@ -11,7 +11,7 @@ Nothing here mixes the rows of a batch, and on a fixed batch shape a row's resul
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -90,7 +90,12 @@ class Batch:
         return Batch(**{name: torch.from_numpy(values).to(device) for name, values in vars(features).items()})
 
     def take(self, rows: Tensor) -> Batch:
-        return Batch(**{name: values[rows] for name, values in vars(self).items()})
+        return Batch(**{name: values.index_select(0, rows) for name, values in vars(self).items()})
+
+    def split(self, rows: int) -> Iterator[Batch]:
+        """Batches of `rows` each, the last one shorter; views."""
+        for parts in zip(*(values.split(rows) for values in vars(self).values()), strict=True):
+            yield Batch(*parts)
 
 
 @dataclass(frozen=True)
@@ -140,22 +145,25 @@ class Member(nn.Module):
         trunk = self.trunk(torch.cat([self.series(days, hours), summary], dim=1))
         return torch.cat([trunk, DIRECT * self.direct(summary)], dim=1)
 
-    def fuse(self, trunk: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """phi [n, width], last layer and spread, from what `read` gave."""
-        n = len(trunk)
+    def embed(self, batch: Batch) -> Tensor:
+        """[n, modalities, modality width] in the order of Modality; of one that is missing, what nobody reads."""
         catalogue = torch.cat([batch.catalogue, self.category(batch.category)], dim=1)
-        modalities = torch.stack(  # in the order of Modality
+        modalities = torch.stack(
             [
                 *(layer(batch.vectors[:, i]) for i, layer in enumerate(self.vectors)),
                 self.catalogue(catalogue),
                 self.level(batch.level),
-                self.there.expand(n, -1),
+                self.there.expand(len(catalogue), -1),
             ],
             dim=1,
-        )  # [n, modalities, modality width]
-        modalities = torch.where(batch.present[:, :, None], modalities + batch.age[:, :, None] * self.age, self.missing)
-        hidden, direct = trunk[:, : self.trunk.out_features], trunk[:, self.trunk.out_features :]
-        phi = self.phi((hidden + self.modalities(modalities.flatten(1))).relu()).relu()
+        )
+        return modalities + batch.age[:, :, None] * self.age
+
+    def fuse(self, trunk: Tensor, embedded: Tensor, present: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """phi [..., width], last layer and spread, from what `read` and `embed` gave and what is there."""
+        modalities = torch.where(present[..., None], embedded, self.missing)
+        hidden, direct = trunk[..., : self.trunk.out_features], trunk[..., self.trunk.out_features :]
+        phi = self.phi((hidden + self.modalities(modalities.flatten(-2))).relu()).relu()
         return phi, _bounded(self.f(phi) + direct, LIMIT), _bounded(self.spread(phi), SPREAD_LIMIT)
 
 
@@ -183,7 +191,7 @@ class Network(nn.Module):
         return self.components_mean.device
 
     def forward(self, batch: Batch) -> Answer:
-        return self.fuse(self.read(batch), batch)
+        return self.fuse(self.read(batch), self.embed(batch), batch.present)
 
     def read(self, batch: Batch) -> Tensor:
         """[n, members, …] what the members make of series and context: most of the work, and all that does not hang on
@@ -196,29 +204,34 @@ class Network(nn.Module):
         summary = torch.cat([*context, days[:, -NEWEST:].flatten(1), batch.ahead.flatten(1)], dim=1)
         return torch.stack([member.read(days, hours, summary) for member in self._members], dim=1)
 
-    def fuse(self, trunk: Tensor, batch: Batch) -> Answer:
-        """The answer from what `read` gave for the same windows; the batch's other modalities may differ."""
-        answers = self.answers(trunk, batch)
+    def embed(self, batch: Batch) -> Tensor:
+        """[n, members, modalities, …] what they make of the modalities beside the series, as if all were there."""
+        return torch.stack([member.embed(batch) for member in self._members], dim=1)
+
+    def fuse(self, trunk: Tensor, embedded: Tensor, present: Tensor) -> Answer:
+        """The answer from what `read` and `embed` gave and the modalities that are `present` [..., n, modalities]; what
+        goes before n stands for other sets of them on the same windows."""
+        answers = self.answers(trunk, embedded, present)
         if len(answers) == 1:
             return answers[0]
         return Answer(
-            torch.cat([a.phi for a in answers], dim=1),
+            torch.cat([a.phi for a in answers], dim=-1),
             *(torch.stack([getattr(a, name) for a in answers]).mean(dim=0) for name in ("f", "spread", "last")),
         )
 
-    def answers(self, trunk: Tensor, batch: Batch) -> list[Answer]:
+    def answers(self, trunk: Tensor, embedded: Tensor, present: Tensor) -> list[Answer]:
         """What each member says by itself: each learns alone, so that their errors differ."""
         answers = []
         for i, member in enumerate(self._members):
-            phi, last, spread = member.fuse(trunk[:, i], batch)
+            phi, last, spread = member.fuse(trunk[..., i, :], embedded[..., i, :, :], present)
             answers.append(Answer(phi, self._corrections(last), spread, last))
         return answers
 
     def _corrections(self, last: Tensor) -> Tensor:
         if self.config.task == "classification":
-            return torch.zeros(len(last), DELAYS, device=last.device)
+            return last.new_zeros(*last.shape[:-1], DELAYS)
         if self.config.task == "sequence":  # of a bucket: the mean over its days
-            return torch.stack([last[:, a:b].exp().mean(dim=1).log() for a, b in BUCKETS], dim=1)
+            return torch.stack([last[..., a:b].exp().mean(dim=-1).log() for a, b in BUCKETS], dim=-1)
         return last
 
     @property

@@ -11,7 +11,7 @@ import torch
 
 from model.features import Doubles, Features
 from model.network import Batch, Network
-from streams.records import CONTRIBUTIONS, Modality
+from streams.records import CONTRIBUTIONS, DELAYS, Modality
 
 # What each contribution takes away, in the order of CONTRIBUTIONS.
 _PARTS: dict[str, tuple[Modality, ...]] = {
@@ -20,6 +20,7 @@ _PARTS: dict[str, tuple[Modality, ...]] = {
     "catalogue": (Modality.TITLE, Modality.CATALOGUE, Modality.LEVEL),
     "behaviour": (Modality.BEHAVIOR,),
 }
+_TAKEN = np.array([[m in _PARTS[name] for m in Modality] for name in CONTRIBUTIONS])  # [contributions, modalities]
 
 
 @dataclass(frozen=True)
@@ -34,61 +35,54 @@ class Reading:
 
 def read(network: Network, features: Features, baseline: Doubles, batch_rows: int) -> Reading:
     """Run the network on windows with baseline [n, DELAYS] (n > 0), and again without each modality that is there."""
+    return _run(network, features, batch_rows, baseline)
+
+
+def forward(network: Network, features: Features, batch_rows: int) -> Reading:
+    """`read` without contributions, which are zero."""
+    return _run(network, features, batch_rows, None)
+
+
+def _run(network: Network, features: Features, batch_rows: int, baseline: Doubles | None) -> Reading:
     n = len(features)
-    without = np.zeros((len(CONTRIBUTIONS), len(Modality)), bool)
-    for i, name in enumerate(CONTRIBUTIONS):
-        without[i, list(_PARTS[name])] = True
-    part, owner = np.nonzero((features.present[None] & without[:, None]).any(axis=2))  # which part of which row
-    rows = np.concatenate([np.arange(n), owner])
-    present = np.concatenate([features.present, features.present[owner] & ~without[part]])
-    every = forward(network, features, rows, present, batch_rows)
-    log_total = _log_total(baseline[rows], every.f)
-    contributions = np.zeros((n, len(CONTRIBUTIONS)), np.float32)
-    contributions[owner, part] = log_total[owner] - log_total[n:]
-    return Reading(every.f[:n], every.spread[:n], every.components[:n], contributions)
-
-
-def forward(
-    network: Network,
-    features: Features,
-    rows: npt.NDArray[np.int64],
-    present: npt.NDArray[np.bool_],
-    batch_rows: int,
-) -> Reading:
-    """Of `rows` [m] with what is `present` [m, modalities]; without contributions.
-
-    Series and context are most of the work; of them behaviour alone can be missing, so each row is read at most twice.
-    """
-    device = network.device
-    batch = Batch.of(features, device)
-    wanted, place = np.unique(2 * rows + present[:, Modality.BEHAVIOR], return_inverse=True)
-    behaviour = torch.from_numpy(wanted % 2 == 1).to(device)
+    found: list[tuple[torch.Tensor, ...]] = []
     with torch.inference_mode():
-        trunks = []
-        for start, index in _padded(len(wanted), batch_rows):
-            part = batch.take(torch.from_numpy(wanted[index] // 2).to(device))
-            part.present[:, Modality.BEHAVIOR] = behaviour[index]
-            trunks.append(network.read(part)[: len(wanted) - start])
-        trunk = torch.cat(trunks)
-        rest = replace(batch, days=batch.days[:, :0], hours=batch.hours[:, :0])  # the series have been read
-        found: list[tuple[torch.Tensor, ...]] = []
-        for start, index in _padded(len(rows), batch_rows):
-            part = rest.take(torch.from_numpy(rows[index]).to(device))
-            part = replace(part, present=torch.from_numpy(present[index]).to(device))
-            answer = network.fuse(trunk[torch.from_numpy(place[index]).to(device)], part)
-            columns = (answer.f, answer.spread, network.components(answer.phi))
-            found.append(tuple(column[: len(rows) - start] for column in columns))
-        f, spread, components = (torch.cat(column).cpu().numpy() for column in zip(*found, strict=True))
-    return Reading(f, spread, components, np.zeros((len(rows), len(CONTRIBUTIONS)), np.float32))
+        for batch in _batches(features, network.device, batch_rows):
+            trunk, embedded = network.read(batch), network.embed(batch)
+            answer = network.fuse(trunk, embedded, batch.present)
+            less = () if baseline is None else (_without(network, batch, trunk, embedded),)
+            found.append((answer.f, answer.spread, network.components(answer.phi), *less))
+        f, spread, components, *rest = (torch.cat(column)[:n].cpu().numpy() for column in zip(*found, strict=True))
+    contributions = np.zeros((n, len(CONTRIBUTIONS)), np.float32)
+    if baseline is not None:
+        there = (features.present[:, None] & _TAKEN).any(axis=2)  # [n, contributions]
+        change = _log_total(baseline, f)[:, None] - _log_total(baseline[:, None], rest[0])
+        contributions[there] = change[there]
+    return Reading(f, spread, components, contributions)
 
 
-def _padded(count: int, batch_rows: int) -> Iterator[tuple[int, npt.NDArray[np.int64]]]:
-    """Where each batch starts, and its rows, padded with the last one."""
-    for start in range(0, count, batch_rows):
-        yield start, np.arange(start, start + batch_rows).clip(max=count - 1)
+def _batches(features: Features, device: torch.device, batch_rows: int) -> Iterator[Batch]:
+    """Full batches, the last one padded with the last row. They are slices of one copy that torch has laid out: how a
+    sum is vectorised must not hang on where numpy has put an array."""
+    n = len(features)
+    rows = torch.arange(-(-n // batch_rows) * batch_rows, device=device).clamp(max=n - 1)
+    return Batch.of(features, device).take(rows).split(batch_rows)
+
+
+def _without(network: Network, batch: Batch, trunk: torch.Tensor, embedded: torch.Tensor) -> torch.Tensor:
+    """[rows, contributions, DELAYS] f without each part. Series and context are most of the work, and behaviour alone
+    is in them: where there is none, they are not read again."""
+    present = batch.present & ~torch.from_numpy(_TAKEN).to(trunk.device)[:, None]  # [contributions, rows, modalities]
+    trunks = trunk.expand(len(CONTRIBUTIONS), *trunk.shape)
+    behaviour = CONTRIBUTIONS.index("behaviour")
+    if batch.present[:, Modality.BEHAVIOR].any():
+        trunks = trunks.clone()
+        trunks[behaviour] = network.read(replace(batch, present=present[behaviour]))
+    return network.fuse(trunks, embedded, present).f.transpose(0, 1)
 
 
 def _log_total(baseline: Doubles, f: npt.NDArray[np.float32]) -> Doubles:
-    means = baseline * np.exp(f.astype(np.float64))  # [m, DELAYS]
-    total: Doubles = np.log(np.maximum(means.sum(axis=1), 1e-12))
-    return total
+    """[...] log mean of the longest horizon, from what broadcasts to [..., DELAYS]."""
+    means = baseline * np.exp(f.astype(np.float64))
+    total = sum(means[..., b] for b in range(DELAYS))
+    return np.asarray(np.log(np.maximum(total, 1e-12)), np.float64)

@@ -7,8 +7,7 @@ batches of one fixed, padded shape. Which head scores a window is a rule of even
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import lru_cache
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import msgspec
@@ -18,29 +17,21 @@ import numpy.typing as npt
 from model.distribution import Forecast, predict
 from model.errors import ScoringError
 from model.features import Doubles, extract
-from model.heads import HeadStore, correct, frozen_head, row_dispersion
+from model.heads import Correction, HeadStore, category_codes, frozen_head
 from model.reading import Reading, read
 from model.registry import Bundle
+from model.scores import Forecasts, scores
 from streams.codecs import Coded, Rows, decode, encode_json, split
 from streams.records import (
     CHANNELS,
-    CLASSES,
     CLOSES,
-    CONTRIBUTIONS,
-    DELAYS,
     HORIZONS,
     OUTCOMES,
     PREDICTIONS,
-    QUANTILES,
     THRESHOLDS,
     WINDOWS,
     Head,
-    Horizon,
-    Modality,
-    Score,
     WindowKind,
-    split_product,
-    window_id,
 )
 from streams.stage import Fact, Message, Output, TaskKey
 
@@ -48,10 +39,9 @@ PREDICTIONS_TOPIC, SCORES_TOPIC = "trend.predictions", "trend.scores"
 COUNTERS = ("windows", "live", "scores", "head_late", "outcomes")
 
 _UNITS = CHANNELS.index("units")
-_KEPT = ("end", "kind", "revision", "as_of", "offset", "baseline", "thresholds", "mask", "sales_class")
-_STOCK = ("price", "unit_cost", "on_hand", "on_order", "lead_time_days")
-_CODED = ("product", "category", "text_encoder", "image_encoder")
-
+_HANDED_ON = tuple(name for name in PREDICTIONS.schema.names if name in WINDOWS.schema.names)
+_FORECAST = tuple(f.name for f in fields(Forecasts) if f.name in PREDICTIONS.schema.names)
+_KEPT_HEADS = 4  # as arrays
 
 Recorded = Mapping[tuple[int, int], tuple[str, int]]
 
@@ -71,24 +61,23 @@ def elapsed_share(hour_profile: Doubles, open_share: Doubles) -> Doubles:
     return share
 
 
-def forecast(bundle: Bundle, head: Head, rows: Rows, reading: Reading, mine: npt.NDArray[np.int64]) -> Forecast:
+def forecast(bundle: Bundle, head: Correction, rows: Rows, reading: Reading, mine: npt.NDArray[np.int64]) -> Forecast:
     """What a head makes of some rows of WINDOWS, all of one kind, and of the network's reading of them."""
     baseline = rows["baseline"][mine]
-    mu, s2 = correct(
-        head,
+    category, names = rows.coded("category")
+    mu, s2 = head.correct(
         np.log(np.maximum(baseline, 1e-9)),
         reading.f[mine].astype(np.float64),
         reading.components[mine].astype(np.float64),
-        rows["category"][mine],
+        category_codes(head.head.categories, names)[category[mine]],
     )
-    r = row_dispersion(head, rows["sales_class"][mine]) * np.exp(reading.spread[mine].astype(np.float64))
+    r = head.row_dispersion(rows["sales_class"][mine]) * np.exp(reading.spread[mine].astype(np.float64))
     thresholds = rows["thresholds"][mine].reshape(len(mine), len(HORIZONS), len(THRESHOLDS))
-    conformal = np.asarray(head.conformal, np.float64)
     if rows["kind"][mine[0]] == WindowKind.CLOSE:
-        return predict(mu, s2, r, baseline, thresholds, conformal)
+        return predict(mu, s2, r, baseline, thresholds, head.conformal)
     share = elapsed_share(bundle.hour_profile, rows["open_share"][mine])
     units = np.maximum(rows["open"][mine, _UNITS], 0)
-    return predict(mu, s2, r, baseline, thresholds, conformal, units, share)
+    return predict(mu, s2, r, baseline, thresholds, head.conformal, units, share)
 
 
 @dataclass(frozen=True)
@@ -116,6 +105,7 @@ class InferenceStage:
     recorded: Recorded | None = None
     live_epochs: Callable[[int], int] | None = None
     _frozen: Head = field(init=False)
+    _corrections: dict[str, Correction] = field(default_factory=dict)  # by version
     _counters: dict[str, int] = field(init=False)
     _decoded: tuple[int, Rows] | None = None  # the record that `ready` has looked into, for `fold`
     _event_time: int = 0  # newest that a window has seen; 0 before the first
@@ -223,157 +213,47 @@ class InferenceStage:
             return []
         self._event_time = max(self._event_time, int(rows["as_of"].max()))
         reading = read(self.bundle.network, extract(rows), rows["baseline"], self.config.batch_rows)
-        choices = self._choose(message, rows)
-        head, frozen = _Forecasts.of(n), _Forecasts.of(n)
-        names, epochs, late = np.empty(n, object), np.zeros(n, np.int64), np.zeros(n, np.int8)
-        for choice in choices:
+        forecasts = Forecasts.of(n)
+        for choice in self._choose(message, rows):
             mine = choice.rows
-            control = forecast(self.bundle, self._frozen, rows, reading, mine)
-            frozen.put(mine, control)
-            same = choice.head.version == self._frozen.version
-            head.put(mine, control if same else forecast(self.bundle, choice.head, rows, reading, mine))
-            names[mine], epochs[mine], late[mine] = choice.head.version, choice.head.epoch, choice.late
-        columns: dict[str, Any] = {name: rows[name] for name in (*_KEPT, *_STOCK)}
-        columns |= {name: Coded(*rows.coded(name)) for name in _CODED}
-        columns |= {
-            "window_offset": np.full(n, message.offset, np.int64),
-            "mean": head.mean,
-            "dispersion": head.dispersion,
-            "frozen_mean": frozen.mean,
-            "frozen_dispersion": frozen.dispersion,
-            "f": reading.f,
-            "components": reading.components,
-            "contributions": reading.contributions,
-            "quantiles": head.quantiles,
-            "frozen_median": frozen.quantiles[:, :, QUANTILES.index(0.5)],
-            "probabilities": head.probabilities,
-            "trend": head.trend,
-            "open_units": rows["open"][:, _UNITS],
-            "model": Coded(np.zeros(n, np.int32), [self.bundle.version]),
-            "head": names,
-            "head_epoch": epochs,
-            "head_late": late,
-        }
+            control, head = self._correction(self._frozen), self._correction(choice.head)
+            frozen = forecast(self.bundle, control, rows, reading, mine)
+            used = frozen if head is control else forecast(self.bundle, head, rows, reading, mine)
+            forecasts.put(mine, used, frozen, head, choice.late)
         outputs = [
             Output(PREDICTIONS_TOPIC, message.partition, value)
-            for value in split(PREDICTIONS, columns, self.config.max_bytes)
+            for value in split(PREDICTIONS, self._columns(message, rows, reading, forecasts), self.config.max_bytes)
         ]
-        products = rows["product"]
-        scores = self._scores(rows, products, head, reading, names, late)
         outputs += [
             Output(SCORES_TOPIC, message.partition, encode_json(score), product.encode())
-            for score, product in zip(scores, products, strict=True)
+            for score, product in zip(
+                scores(rows, forecasts, reading.contributions, self.bundle.version), rows["product"], strict=True
+            )
         ]
         live = int((rows["kind"] == WindowKind.LIVE).sum())
-        counts = {"windows": n - live, "live": live, "scores": n, "head_late": int(late.sum())}
+        counts = {"windows": n - live, "live": live, "scores": n, "head_late": int(forecasts.head_late.sum())}
         for name, count in counts.items():
             self._counters[name] += count
         return outputs
 
-    def _scores(
-        self,
-        rows: Rows,
-        products: npt.NDArray[np.object_],
-        forecast: _Forecasts,
-        reading: Reading,
-        heads: npt.NDArray[np.object_],
-        late: npt.NDArray[np.int8],
-    ) -> list[Score]:
+    def _columns(self, message: Message, rows: Rows, reading: Reading, forecasts: Forecasts) -> dict[str, Any]:
+        """Of PREDICTIONS."""
         n = len(rows)
-        keys = {name: rows[name].tolist() for name in ("end", "kind", "revision", "as_of", "offset", "mask")}
-        keys |= {name: rows[name].tolist() for name in ("text_encoder", "image_encoder")}
-        best = forecast.probabilities.argmax(axis=2).tolist()  # [n, horizons]
-        numbers = {
-            "mean": _rounded(forecast.mean),
-            "expected": _rounded(forecast.total),
-            "dispersion": _rounded(forecast.dispersion),
-            "quantiles": _rounded(forecast.quantiles),
-            "probabilities": _rounded(forecast.probabilities),
-            "trend": _rounded(forecast.trend),
-            "baseline": _rounded(np.cumsum(rows["baseline"], axis=1)),
-            "contributions": _rounded(reading.contributions.astype(np.float64)),
+        return {
+            **{name: rows.column(name) for name in _HANDED_ON},
+            **{name: getattr(forecasts, name) for name in _FORECAST},
+            **{name: getattr(reading, name) for name in ("f", "components", "contributions")},
+            "window_offset": np.full(n, message.offset, np.int64),
+            "open_units": rows["open"][:, _UNITS],
+            "model": Coded(np.zeros(n, np.int32), [self.bundle.version]),
         }
-        scores = []
-        for i in range(n):
-            kind, revision = keys["kind"][i], keys["revision"][i]
-            live = kind == WindowKind.LIVE
-            platform, product_id = split_product(products[i])
-            window = window_id(products[i], keys["end"][i], kind, revision)
-            encoders = {"text": keys["text_encoder"][i], "image": keys["image_encoder"][i]}
-            scores.append(
-                Score(
-                    score_id=f"{window}/{self.bundle.version}",
-                    revision=revision if live else 0,
-                    platform=platform,
-                    product_id=product_id,
-                    window_id=window,
-                    window_kind="live" if live else "close",
-                    window_end=keys["end"][i],
-                    window_revision=revision if live else 0,
-                    as_of=keys["as_of"][i],
-                    events_offset=keys["offset"][i],
-                    horizons=[_horizon(h, i, numbers, best[i][h]) for h in range(len(HORIZONS))],
-                    contributions=dict(zip(CONTRIBUTIONS, numbers["contributions"][i], strict=True)),
-                    missing=_missing(keys["mask"][i]),
-                    head_late=bool(late[i]),
-                    model=self.bundle.version,
-                    head=heads[i],
-                    encoders={name: encoder for name, encoder in encoders.items() if encoder},
-                )
-            )
-        return scores
 
-
-@dataclass(frozen=True)
-class _Forecasts:
-    """Forecasts of a message's rows, filled in head by head."""
-
-    mean: Doubles  # [n, delays]
-    total: Doubles  # [n, horizons]
-    dispersion: Doubles  # [n, horizons]
-    quantiles: Doubles  # [n, horizons, quantiles]
-    probabilities: Doubles  # [n, horizons, classes]
-    trend: Doubles  # [n, horizons]
-
-    @staticmethod
-    def of(n: int) -> _Forecasts:
-        h = len(HORIZONS)
-        shapes = [(n, DELAYS), (n, h), (n, h), (n, h, len(QUANTILES)), (n, h, len(CLASSES)), (n, h)]
-        return _Forecasts(*(np.empty(shape) for shape in shapes))
-
-    def put(self, rows: npt.NDArray[np.int64], forecast: Forecast) -> None:
-        for name, values in vars(self).items():
-            values[rows] = getattr(forecast, name)
-
-
-@lru_cache(maxsize=1 << len(Modality))
-def _missing(mask: int) -> list[str]:
-    return [m.name.lower() for m in Modality if not mask >> m & 1]
-
-
-_LEVELS = tuple(str(q) for q in QUANTILES)
-
-
-def _horizon(h: int, i: int, numbers: dict[str, list[Any]], best: int) -> Horizon:
-    return Horizon(
-        days=HORIZONS[h],
-        expected=numbers["expected"][i][h],
-        quantiles=dict(zip(_LEVELS, numbers["quantiles"][i][h], strict=True)),
-        baseline=numbers["baseline"][i][h],
-        trend=numbers["trend"][i][h],
-        trend_class=CLASSES[best],  # type: ignore[arg-type]
-        probabilities=dict(zip(CLASSES, numbers["probabilities"][i][h], strict=True)),
-        means=numbers["mean"][i][: h + 1],
-        dispersion=numbers["dispersion"][i][h],
-    )
-
-
-_TENS = np.array([10.0**k for k in range(16)])  # exact
-
-
-def _rounded(values: Doubles) -> list[Any]:
-    """Nested lists of numbers with six significant digits; from a million up whole ones, below 1e-15 zero."""
-    size = np.floor(np.log10(np.maximum(np.abs(values), 1e-15))).astype(np.int64)
-    tens = _TENS[np.clip(5 - size, 0, 15)]
-    # Adding 0.0 turns -0.0 into 0.0.
-    return (np.round(values * tens) / tens + 0.0).tolist()  # type: ignore[no-any-return]
+    def _correction(self, head: Head) -> Correction:
+        """The head as arrays, kept while it is in use: to make them of its lists takes as long as many rows."""
+        kept = self._corrections.pop(head.version, None)
+        if kept is None or kept.head is not head:
+            kept = Correction.of(head)
+        self._corrections[head.version] = kept  # the newest in use is last
+        if len(self._corrections) > _KEPT_HEADS:
+            del self._corrections[next(iter(self._corrections))]
+        return kept

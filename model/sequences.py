@@ -90,5 +90,6 @@ class Dilated(nn.Module):
         x = self.first(days).relu()  # [n, DAYS, width]
         for kernel, layer in zip(self.kernels, self.layers, strict=True):
             taps = x.unflatten(1, (-1, kernel))  # [n, places, kernel, width]
-            x = taps.mean(dim=2) + layer(taps.flatten(2)).relu()
+            first, *others = taps.unbind(2)  # on a CPU added up four times as fast as by mean()
+            x = sum(others, first) / kernel + layer(taps.flatten(2)).relu()
         return cast(Tensor, self.last(x[:, 0] + self.hour(hours.flatten(1))))

@@ -201,7 +201,7 @@ def _step(
     weight = weight / weight.sum(dim=0).clamp(min=1) / weight.shape[1]
     part = torch.arange(workers.rank, len(batch), workers.size, device=weight.device)
     mine = batch.take(part)
-    answers = network.answers(network.read(mine.inputs), mine.inputs)
+    answers = network.answers(network.read(mine.inputs), network.embed(mine.inputs), mine.inputs.present)
     each = [losses(task, answer, mine, r) for answer in answers]
     if mine.taught is not None:
         each = [loss + missed(answer, mine.taught) for loss, answer in zip(each, answers, strict=True)]

@@ -60,6 +60,10 @@ class Rows:
             return np.asarray(values, dtype=object)[codes] if len(codes) else np.empty(0, dtype=object)
         return column.to_numpy(zero_copy_only=False)  # type: ignore[no-any-return]
 
+    def column(self, name: str) -> pa.Array:
+        """As it is, to be handed on."""
+        return self._columns[name]
+
     def coded(self, name: str) -> tuple[Array, list[str]]:
         """A dictionary column: codes [rows] int32 and the values that they index."""
         column = self._columns[name]

@@ -11,7 +11,8 @@ import numpy.typing as npt
 from scipy import special  # scipy.stats takes every worker seconds to import: only where nothing else will do
 
 Floats = npt.NDArray[np.float64]
-_SUMMED = 24  # counts that are reached by adding up: an inverse costs as much as fifty of them
+_SUMMED = (15, 127)  # counts that are reached by adding up, first and for what is beyond
+_BLOCK = 2048  # rows at a time: their probabilities stay in the cache
 MAX_R = 1e8  # beyond it the mixture is a Poisson to float precision
 
 
@@ -38,31 +39,43 @@ def pmf(k: npt.ArrayLike, mean: npt.ArrayLike, r: npt.ArrayLike) -> Floats:
 
 def quantile(q: npt.ArrayLike, mean: npt.ArrayLike, r: npt.ArrayLike) -> Floats:
     """Smallest integer k with P(Y <= k) >= q."""
-    level, mean, r = np.broadcast_arrays(*(np.asarray(v, np.float64) for v in (q, mean, r)))
-    k = np.zeros(level.shape)
-    # Most products sell less than once a day: no inverse is needed where no unit at all is likely enough.
-    some = ~(cdf(0.0, mean, r) >= level)
-    k[some] = _by_sum(level[some], mean[some], r[some])
-    return k
+    return quantiles(np.asarray(q, np.float64)[..., None], mean, r)[..., 0]
 
 
-def _by_sum(level: Floats, mean: Floats, r: Floats) -> Floats:
-    """Quantiles above zero [rows]: probabilities of the first counts are added up, the inverse is for what is left."""
-    n = np.clip(r, 1e-6, MAX_R)
-    k, left, more = np.zeros(len(level)), np.arange(len(level)), mean / (n + mean)
-    each = np.exp(-n * np.log1p(mean / n))  # of no unit at all
-    total = each.copy()
-    for count in range(1, _SUMMED + 1):
-        each *= (n + (count - 1)) / count * more
-        total += each
-        done = total >= level[left]
-        k[left[done]] = count
-        rest = ~done
-        left, n, more, each, total = left[rest], n[rest], more[rest], each[rest], total[rest]
+def quantiles(levels: npt.ArrayLike, mean: npt.ArrayLike, r: npt.ArrayLike) -> Floats:
+    """`quantile` [..., m] of several levels [..., m] at each mean and r [...]."""
+    each = np.asarray(levels, np.float64)
+    shape = np.broadcast_shapes(each.shape[:-1], np.shape(mean), np.shape(r))
+    level = np.broadcast_to(each, (*shape, each.shape[-1])).reshape(-1, each.shape[-1])
+    means, rs = (np.broadcast_to(np.asarray(v, np.float64), shape).ravel() for v in (mean, r))
+    blocks = [slice(start, start + _BLOCK) for start in range(0, len(level), _BLOCK)]
+    found = [_quantiles(level[block], means[block], rs[block]) for block in blocks]
+    return np.concatenate(found or [level]).reshape(*shape, each.shape[-1])
+
+
+def _quantiles(level: Floats, mean: Floats, r: Floats) -> Floats:
+    """[n, m] of levels [n, m], mean and r [n]: most products sell less than once a day, so probabilities of the first
+    counts are added up, and the inverse, which costs as much as a hundred of them, is for what is left."""
+    k, left, counts = np.zeros(level.shape), np.arange(len(level)), 0
+    for counts in _SUMMED:
+        k[left] = _by_sum(level[left], mean[left], r[left], counts)
+        left = left[(k[left] > counts).any(axis=1)]
         if not len(left):
             return k
-    k[left] = _by_inverse(level[left], mean[left], r[left])
+    i, j = np.nonzero(k > counts)
+    k[i, j] = _by_inverse(level[i, j], mean[i], r[i])
     return k
+
+
+def _by_sum(level: Floats, mean: Floats, r: Floats, counts: int) -> Floats:
+    """Quantiles [n, m]; `counts` + 1 stands for all beyond `counts`."""
+    n = np.clip(r, 1e-6, MAX_R)[:, None]
+    count = np.arange(1, counts + 1)
+    chance = np.empty((len(n), counts + 1))
+    chance[:, :1] = np.exp(-n * np.log1p(mean[:, None] / n))  # of no unit at all
+    chance[:, 1:] = (n + (count - 1)) / count * (mean[:, None] / (n + mean[:, None]))  # against one unit less
+    below = chance.cumprod(axis=1).cumsum(axis=1)
+    return np.stack([(below < level[:, i, None]).sum(axis=1) for i in range(level.shape[1])], axis=1)
 
 
 def _by_inverse(level: Floats, mean: Floats, r: Floats) -> Floats:

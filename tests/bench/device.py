@@ -159,7 +159,7 @@ def _bare_training(kind: str, dataset: Dataset, n: int, device: torch.device, se
     r = torch.full((len(HORIZONS), len(SalesClass)), 3.0, device=device)
 
     def step() -> None:
-        answers = network.answers(network.read(rows.inputs), rows.inputs)
+        answers = network.answers(network.read(rows.inputs), network.embed(rows.inputs), rows.inputs.present)
         loss = torch.stack([losses("count", answer, rows, r) for answer in answers]).mean()
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -232,7 +232,7 @@ def _bf16(network: Any, features: Features, device: torch.device) -> Any:
 
 def _all(network: Any, features: Features) -> Any:
     """[n, f and components] of one batch."""
-    reading = forward(network, features, np.arange(len(features)), features.present, len(features))
+    reading = forward(network, features, len(features))
     return np.concatenate([reading.f, reading.components], axis=1)
 
 

@@ -14,7 +14,7 @@ from featurizers.baseline import BaselineConfig, CategoryRates, baseline
 from model.dispersion import fit_dispersion
 from model.distribution import Forecast, predict
 from model.estimation import EstimationConfig
-from model.heads import HeadStore, correct, frozen_head, row_dispersion
+from model.heads import Correction, HeadStore, category_codes, frozen_head
 from model.labels import LabelStage
 from model.learning import LearnerConfig, LearnerStage
 from streams.calendars import DAY
@@ -247,10 +247,11 @@ def _keep(out: Output, store: HeadStore, result: Run) -> None:
 
 
 def _forecast(head: Head, windows: Windows, f: Floats, components: Floats, category: np.ndarray) -> Forecast:
-    mu, s2 = correct(head, np.log(windows.baseline), f, components, category)
-    r = row_dispersion(head, windows.sales_class)
+    used = Correction.of(head)
+    mu, s2 = used.correct(np.log(windows.baseline), f, components, category_codes(head.categories, category))
+    r = used.row_dispersion(windows.sales_class)
     none = np.full((len(f), DELAYS, 3), -1, np.int64)
-    return predict(mu, s2, r, windows.baseline, none, np.asarray(head.conformal))
+    return predict(mu, s2, r, windows.baseline, none, used.conformal)
 
 
 def _predictions(

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model.distribution import predict
-from model.heads import HeadStore, correct, frozen_head, row_dispersion
+from model.heads import Correction, HeadStore, category_codes, frozen_head
 from model.labels import LabelStage
 from model.learning import LearnerConfig, LearnerStage
 from streams.calendars import DAY
@@ -148,13 +148,11 @@ class World:
             f = np.full((n, DELAYS), self.f)
             baseline = (rate * self.believed(day) * np.exp(-self.f))[:, None] * WIDTHS
             args = (baseline, np.zeros((n, DELAYS, 3), np.int64) - 1)
-            mu, s2 = correct(head, np.log(baseline), f, components, category)
-            r = row_dispersion(head, sales_class)
-            forecast = predict(mu, s2, r, *args, np.asarray(head.conformal))
-            frozen_r = row_dispersion(first, sales_class)
-            control = predict(
-                baseline * np.exp(f), np.zeros_like(baseline), frozen_r, *args, np.asarray(first.conformal)
-            )
+            updated, frozen = Correction.of(head), Correction.of(first)
+            mu, s2 = updated.correct(np.log(baseline), f, components, category_codes(head.categories, category))
+            forecast = predict(mu, s2, updated.row_dispersion(sales_class), *args, updated.conformal)
+            frozen_r = frozen.row_dispersion(sales_class)
+            control = predict(baseline * np.exp(f), np.zeros_like(baseline), frozen_r, *args, frozen.conformal)
             truth = np.stack([expected[day + a : day + b].sum(0) for a, b in ((0, 1), (1, 7), (7, 28))], axis=1)
             actual = np.stack([sold[day + a : day + b].sum(0) for a, b in ((0, 1), (1, 7), (7, 28))], axis=1)
             run.mean.append(forecast.mean)

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from model.heads import frozen_head
 from model.network import NetworkConfig, make_network
 from model.registry import Bundle
 from streams.calendars import DAY, HOUR
@@ -25,6 +27,7 @@ from streams.records import (
     OUTCOMES,
     VECTOR,
     WINDOWS,
+    Head,
     Modality,
     SalesClass,
     WindowKind,
@@ -171,3 +174,15 @@ def lively_bundle(seed: int = 5, config: NetworkConfig | None = None, device: st
     dispersion = np.linspace(1.0, 4.0, len(HORIZONS) * len(SalesClass)).reshape(len(HORIZONS), len(SalesClass))
     profile = np.arange(1.0, 25.0)
     return Bundle(network.to(device), dispersion, profile / profile.sum(), ("food > bread", "food > fruit"))
+
+
+def learnt_head(bundle: Bundle, epoch: int) -> Head:
+    """A head whose level rises with its epoch."""
+    frozen = frozen_head(bundle.version, bundle.dispersion, bundle.categories)
+    theta = np.array(frozen.theta)
+    theta[:, 0] = epoch / 10_000
+    covariance = np.array(frozen.covariance)
+    covariance[:] = np.eye(theta.shape[1]) * 1e-3
+    version = f"{bundle.version}-e{epoch}"
+    arrays = {"theta": theta.tolist(), "covariance": covariance.tolist()}
+    return msgspec.structs.replace(frozen, version=version, epoch=epoch, **arrays)

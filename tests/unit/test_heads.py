@@ -4,10 +4,10 @@ import pytest
 
 from model.errors import ModelError
 from model.heads import (
+    Correction,
     HeadStore,
     Prior,
     category_codes,
-    correct,
     design,
     effect,
     feature_count,
@@ -16,7 +16,6 @@ from model.heads import (
     gather,
     head_key,
     head_version,
-    row_dispersion,
     step,
 )
 from streams.codecs import decode_json, encode_json
@@ -34,7 +33,7 @@ def rows(n: int, seed: int = 0) -> dict[str, np.ndarray]:
         "log_baseline": rng.normal(size=(n, DELAYS)),
         "f": rng.normal(size=(n, DELAYS)),
         "components": rng.normal(size=(n, COMPONENTS)),
-        "category": np.array([("fruit", "bread", "unheard of")[i % 3] for i in range(n)], object),
+        "codes": category_codes(CATEGORIES, [("fruit", "bread", "unheard of")[i % 3] for i in range(n)]),
     }
 
 
@@ -54,17 +53,16 @@ def message(head: Head | None) -> Message:
 
 def test_frozen_head_leaves_the_network_as_it_is() -> None:
     x = rows(5)
-    mean, s2 = correct(frozen_head("n1", R, CATEGORIES), **x)
+    mean, s2 = Correction.of(frozen_head("n1", R, CATEGORIES)).correct(**x)
     np.testing.assert_array_equal(mean, np.exp(x["log_baseline"] + x["f"]))
     assert not s2.any()
 
 
 def test_correction_is_x_theta_and_its_variance_x_p_x() -> None:
     head, x = learnt_head(), rows(9)
-    mean, s2 = correct(head, **x)
-    codes = category_codes(head.categories, x["category"])
+    mean, s2 = Correction.of(head).correct(**x)
     for b in range(DELAYS):
-        X = design(x["f"][:, b], x["components"], codes, len(CATEGORIES))
+        X = design(x["f"][:, b], x["components"], x["codes"], len(CATEGORIES))
         shift = X @ np.array(head.theta[b])
         np.testing.assert_allclose(mean[:, b], np.exp(x["log_baseline"][:, b] + x["f"][:, b] + shift), rtol=1e-12)
         np.testing.assert_allclose(s2[:, b], np.diag(X @ np.array(head.covariance[b]) @ X.T), rtol=1e-9)
@@ -72,9 +70,9 @@ def test_correction_is_x_theta_and_its_variance_x_p_x() -> None:
 
 def test_a_rows_correction_does_not_depend_on_its_company() -> None:
     head, x = learnt_head(), rows(33)
-    mean, s2 = correct(head, **x)
+    mean, s2 = Correction.of(head).correct(**x)
     for i in (0, 7, 32):
-        alone, variance = correct(head, **{name: column[i : i + 1] for name, column in x.items()})
+        alone, variance = Correction.of(head).correct(**{name: column[i : i + 1] for name, column in x.items()})
         np.testing.assert_array_equal(alone[0], mean[i])
         np.testing.assert_array_equal(variance[0], s2[i])
 
@@ -87,14 +85,15 @@ def test_a_category_that_the_head_does_not_know_has_no_effect_of_its_own() -> No
 
 
 def test_dispersion_follows_the_sales_class() -> None:
-    np.testing.assert_array_equal(row_dispersion(frozen_head("n1", R, ()), np.array([3, 0])), [[5.0] * 3, [2.0] * 3])
+    frozen = Correction.of(frozen_head("n1", R, ()))
+    np.testing.assert_array_equal(frozen.row_dispersion(np.array([3, 0])), [[5.0] * 3, [2.0] * 3])
 
 
 def test_a_head_whose_parts_do_not_fit_is_refused() -> None:
     head = learnt_head()
     broken = Head(**{n: getattr(head, n) for n in head.__struct_fields__ if n != "categories"}, categories=["fruit"])
     with pytest.raises(ModelError, match=r"head n1-e7: theta"):
-        correct(broken, **rows(2))
+        Correction.of(broken)
 
 
 def test_heads_cross_their_topic_without_losing_a_bit() -> None:

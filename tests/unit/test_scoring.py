@@ -5,19 +5,20 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import msgspec
 import numpy as np
 import pytest
 import torch
 
 from model.errors import ScoringError
 from model.features import extract
-from model.heads import HeadStore, frozen_head
+from model.heads import HeadStore
 from model.reading import read
 from model.registry import Bundle, untrained_bundle
-from model.scoring import InferenceConfig, InferenceStage, _rounded, elapsed_share
+from model.scores import rounded
+from model.scoring import InferenceConfig, InferenceStage, elapsed_share
 from streams.codecs import Rows, decode, decode_json, encode, encode_json
 from streams.records import (
+    CLASSES,
     CLOSES,
     CONTRIBUTIONS,
     EVENTS,
@@ -26,13 +27,22 @@ from streams.records import (
     OUTCOMES,
     QUANTILES,
     WINDOWS,
-    Head,
+    Horizon,
     Modality,
     Score,
     WindowKind,
 )
 from streams.stage import Message, Output
-from tests.unit.synthetic_windows import ALL, START, history, lively_bundle, made_live, message, small_windows
+from tests.unit.synthetic_windows import (
+    ALL,
+    START,
+    history,
+    learnt_head,
+    lively_bundle,
+    made_live,
+    message,
+    small_windows,
+)
 
 CONFIG = InferenceConfig(batch_rows=32)
 TASK = ("trend.windows", 1)
@@ -44,22 +54,10 @@ def bundle() -> Bundle:
     return lively_bundle()
 
 
-def head(bundle: Bundle, epoch: int) -> Head:
-    """A head whose level rises with its epoch."""
-    frozen = frozen_head(bundle.version, bundle.dispersion, bundle.categories)
-    theta = np.array(frozen.theta)
-    theta[:, 0] = epoch / 10_000
-    covariance = np.array(frozen.covariance)
-    covariance[:] = np.eye(theta.shape[1]) * 1e-3
-    version = f"{bundle.version}-e{epoch}"
-    arrays = {"theta": theta.tolist(), "covariance": covariance.tolist()}
-    return msgspec.structs.replace(frozen, version=version, epoch=epoch, **arrays)
-
-
 def store(bundle: Bundle, *epochs: int) -> HeadStore:
     heads = HeadStore(bundle.version)
     for offset, epoch in enumerate(epochs):
-        heads.put(Message("model.heads", 0, offset, 0, None, encode_json(head(bundle, epoch))))
+        heads.put(Message("model.heads", 0, offset, 0, None, encode_json(learnt_head(bundle, epoch))))
     return heads
 
 
@@ -132,7 +130,7 @@ def test_a_close_window_would_not_wait_for_its_head_or_a_live_one_would(bundle: 
                                                "windows": [2], "outcomes": [0]}), 4))  # fmt: skip
     assert not stage.ready(later)
     assert not stage.ready(later), "asking again does not make it ready"
-    stage.heads.put(Message("model.heads", 0, 1, 0, None, encode_json(head(bundle, 2_000))))
+    stage.heads.put(Message("model.heads", 0, 1, 0, None, encode_json(learnt_head(bundle, 2_000))))
     assert stage.ready(later)
     found = predictions(stage.fold([later]))
     assert found["head_epoch"].tolist() == [2_000, 2_000]
@@ -273,6 +271,66 @@ def test_a_score_would_not_say_what_made_it(bundle: Bundle) -> None:
     assert (close.score_id, close.revision) == (f"shop:p0@{START}/{bundle.version}", 0)
 
 
+def plain_score(window: dict[str, Any], said: dict[str, Any], model: str) -> Score:
+    """The record of one row of WINDOWS and of PREDICTIONS, field by field."""
+
+    def six(values: Any) -> list[float]:
+        return [round(float(f"{v:.6g}"), 15) + 0.0 for v in values]
+
+    live, platform = window["kind"] == WindowKind.LIVE, window["product"].split(":")[0]
+    revision = window["revision"] if live else 0
+    window_id = f"{window['product']}@{window['end']}" + (f".{revision}" if live else "")
+    horizons = []
+    for h, days in enumerate(HORIZONS):
+        quantiles, probabilities = said["quantiles"][4 * h : 4 * h + 4], said["probabilities"][4 * h : 4 * h + 4]
+        horizons.append(
+            Horizon(
+                days=days,
+                expected=six([sum(said["mean"][: h + 1])])[0],
+                quantiles=dict(zip(map(str, QUANTILES), six(quantiles), strict=True)),
+                baseline=six([sum(window["baseline"][: h + 1])])[0],
+                trend=six([said["trend"][h]])[0],
+                trend_class=CLASSES[int(np.argmax(probabilities))],  # type: ignore[arg-type]
+                probabilities=dict(zip(CLASSES, six(probabilities), strict=True)),
+                means=six(said["mean"][: h + 1]),
+                dispersion=six([said["dispersion"][h]])[0],
+            )
+        )
+    return Score(
+        score_id=f"{window_id}/{model}",
+        revision=revision,
+        platform=platform,
+        product_id=window["product"].removeprefix(f"{platform}:"),
+        window_id=window_id,
+        window_kind="live" if live else "close",
+        window_end=window["end"],
+        window_revision=revision,
+        as_of=window["as_of"],
+        events_offset=window["offset"],
+        horizons=horizons,
+        contributions=dict(zip(CONTRIBUTIONS, six(said["contributions"]), strict=True)),
+        missing=[m.name.lower() for m in Modality if not window["mask"] >> m & 1],
+        head_late=bool(said["head_late"]),
+        model=said["model"],
+        head=said["head"],
+        encoders={n: window[f"{n}_encoder"] for n in ("text", "image") if window[f"{n}_encoder"]},
+    )
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_score_would_say_another_thing_than_its_prediction(bundle: Bundle, seed: int) -> None:
+    masks = np.random.default_rng(seed).integers(0, ALL + 1, 40)
+    close, live = closed(40, 2_000, seed), made_live({**small_windows(25, seed + 10), "epoch": np.zeros(25)}, 7, 4)
+    close["mask"] = masks
+    both = {k: np.concatenate([np.asarray(close[k]), np.asarray(live[k])]) for k in close}
+    log = windows(both)
+    outputs = make(bundle, *EPOCHS).fold([log])
+    seen, said = decode(log.value or b"").batch.to_pylist(), predictions(outputs).batch.to_pylist()
+    plain = [encode_json(plain_score(w, p, bundle.version)) for w, p in zip(seen, said, strict=True)]
+    assert [o.value for o in outputs if o.topic == "trend.scores"] == plain
+    assert [o.key for o in outputs if o.topic == "trend.scores"] == [w["product"].encode() for w in seen]
+
+
 def test_a_large_record_would_be_beyond_the_limit_of_its_topic(bundle: Bundle) -> None:
     stage = InferenceStage(TASK, replace(CONFIG, max_bytes=20_000), bundle, store(bundle))
     values = [o.value for o in stage.fold([windows(closed(60))]) if o.topic == "trend.predictions"]
@@ -301,7 +359,7 @@ def test_a_record_with_two_kinds_would_give_one_of_them_the_head_of_the_other(bu
 
 def test_rounding_would_leave_digits_or_take_too_many() -> None:
     values = np.array([0.0, -0.0, 1 / 3, -2 / 3, 123456.7, 1234567.8, 1e-9 / 3, 0.1 + 0.2])
-    assert repr(_rounded(values)) == "[0.0, 0.0, 0.333333, -0.666667, 123457.0, 1234568.0, 3.33333e-10, 0.3]"
+    assert repr(rounded(values)) == "[0.0, 0.0, 0.333333, -0.666667, 123457.0, 1234568.0, 3.33333e-10, 0.3]"
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here: the stage on a GPU was not tried")
