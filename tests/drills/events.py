@@ -39,6 +39,15 @@ def days(first: int, last: int, each: int = 48) -> list[Output]:
     ]
 
 
+def levels(**more: Any) -> list[Output]:
+    """Stock of the six products, so that there is something to order."""
+    level = {"platform": "shop", "on_hand": 12, "on_order": 0, "lead_time_days": 3, "updated_at": START, **more}
+    return [
+        Output("inventory.levels", i % 2, json.dumps({**level, "product_id": f"p{i}"}).encode(), f"p{i}".encode())
+        for i in range(6)
+    ]
+
+
 def produce(bootstrap: str, events: Iterable[Output], record_times: Iterable[int]) -> None:
     """With record times of their own (UTC ms), as they lie in a topic that nobody has read for long."""
     to = kafka.producer(bootstrap)

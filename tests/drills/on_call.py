@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import time
 from collections.abc import Iterator
@@ -35,10 +36,20 @@ class OnCall:
             self._lines.append(f"$ trendstream {shlex.join(arguments)}\n{text}")
         return text
 
+    def note(self, text: str) -> None:
+        """What the drill has measured, for its transcript."""
+        self._lines.append(f"# {text}\n")
+
     def write(self, name: str, seconds: float) -> None:
         TRANSCRIPTS.mkdir(parents=True, exist_ok=True)
         end = f"# {self.commands} commands, {seconds:.0f} s\n"
         (TRANSCRIPTS / f"{name}.txt").write_text("\n".join([*self._lines, end]))
+
+
+def replay_of(planned: str) -> str:
+    """The id in what `replay plan` said."""
+    (replay,) = set(re.findall(r"r\d{8}-\d{6}-\d{3}", planned))
+    return str(replay)
 
 
 @contextmanager

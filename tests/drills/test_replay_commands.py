@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,38 +13,29 @@ from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 
 from deploy.cli import run
+from deploy.settings import Settings
 from streams import kafka
 from streams.replay.plan import INPUTS
-from tests.conftest import TestBroker
-from tests.unit.replay_world import PARTITIONS, START, World, held_back, run_world
+from tests.drills.on_call import replay_of
+from tests.drills.truth import OUTSIDE
+from tests.unit.replay_world import START, World, held_back, run_world
 
 pytestmark = [pytest.mark.kafka, pytest.mark.drill]
-OUTSIDE = ("trend.scores", "signals.inventory", "signals.ads")
 Command = Callable[..., str]
 
 
 @pytest.fixture
-def world(fresh_kafka: TestBroker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+def world(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     """What the stages have left, on the broker, with their groups where they stood."""
     torch.set_num_threads(1)
-    made = run_world(tmp_path, spoilt=held_back)
-    fresh_kafka.create_topics(PARTITIONS)
-    bootstrap = fresh_kafka.bootstrap
+    made, bootstrap = run_world(tmp_path, spoilt=held_back), settings.bootstrap
     _copy(made, bootstrap)
     for stage, topic in INPUTS.items():
         group = kafka.consumer(bootstrap, f"trendstream.{stage}")
         counts = kafka.partition_counts(bootstrap)
         group.commit(offsets=[TopicPartition(topic, p, 7) for p in range(counts[topic])], asynchronous=False)
         group.close()
-    for name, value in {
-        "PARTITIONS": PARTITIONS,
-        "PLATFORMS": '{"shop": {}}',
-        "MODEL_DIR": made.settings.model_dir,
-        "REPLAY_DIR": made.settings.replay_dir,
-        "LIVE_INTERVAL_MS": made.settings.live_interval_ms,
-        "BOOTSTRAP": bootstrap,
-    }.items():
-        monkeypatch.setenv(f"TRENDSTREAM_{name}", str(value))
+    monkeypatch.setenv("TRENDSTREAM_LIVE_INTERVAL_MS", str(made.settings.live_interval_ms))
     return made
 
 
@@ -77,11 +67,6 @@ def trendstream(capsys: pytest.CaptureFixture[str]) -> Command:
     return call
 
 
-def _id(said: str) -> str:
-    (replay,) = set(re.findall(r"r\d{8}-\d{6}-\d{3}", said))
-    return str(replay)
-
-
 def _groups(bootstrap: str) -> dict[tuple[str, str, int], int]:
     found = {}
     for stage, topic in INPUTS.items():
@@ -100,9 +85,9 @@ def _records(bootstrap: str) -> dict[str, int]:
 
 
 def test_a_replay_would_touch_what_is_live_or_not_end_where_it_should(
-    world: World, trendstream: Command, fresh_kafka: TestBroker
+    world: World, trendstream: Command, settings: Settings
 ) -> None:
-    bootstrap = fresh_kafka.bootstrap
+    bootstrap = settings.bootstrap
     before, groups = _records(bootstrap), _groups(bootstrap)
     assert set(groups.values()) == {7}
     since = ("--from", str(START + 9 * 86_400_000 + 5))
@@ -110,11 +95,11 @@ def test_a_replay_would_touch_what_is_live_or_not_end_where_it_should(
     same = trendstream("replay", "plan", *since, "--code", "same")
     assert "snapshot at" in same
     assert "nothing: what was published is compared" in same
-    assert "what was published is reproduced byte for byte" in trendstream("replay", "run", _id(same))
+    assert "what was published is reproduced byte for byte" in trendstream("replay", "run", replay_of(same))
 
-    late = _id(trendstream("replay", "plan", *since, "--late", "in-place"))
+    late = replay_of(trendstream("replay", "plan", *since, "--late", "in-place"))
     trendstream("replay", "run", late, "--rate", "100")
-    again = _id(trendstream("replay", "plan", *since, "--late", "in-place", "--into", "topics"))
+    again = replay_of(trendstream("replay", "plan", *since, "--late", "in-place", "--into", "topics"))
     trendstream("replay", "run", again)
     one, other = (json.loads(trendstream("replay", "diff", replay, "--json")) for replay in (late, again))
     assert one | {"replay": again} == other, "Parquet and topics hold something else"
