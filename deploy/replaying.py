@@ -287,7 +287,8 @@ def _estimated(plan: Plan, specs: Mapping[str, StageSpec], log: Log) -> Plan:
 
 def _probed(plan: Plan, spec: StageSpec, log: Log, fork: Fork) -> tuple[float, float]:
     """Seconds, and bytes on disk, an offset: from folding a task's input for a moment, to throw it away."""
-    stage = Snapshots(log, spec, plan.partitions).restore(fork)
+    forgets = plan.forgets(spec.name)
+    stage = spec.make(fork.task) if forgets else Snapshots(log, spec, plan.partitions).restore(fork)
     rewriter = _rewriter(plan.change, log)(0) if plan.chained and spec.name == plan.stages[0] else None
     outputs: list[Output] = []
     offset, begun, spent = fork.start, 0.0, 0.0

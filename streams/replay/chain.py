@@ -66,10 +66,10 @@ class Chain:
         for spec in self._specs:
             snapshots = Snapshots(self._log, spec, self._plan.partitions)
             for fork in self._plan.of(spec.name):
-                fresh = spec.name == "learner" and bool(self._plan.change.model)  # nothing was learnt under it
-                stage = spec.make(fork.task) if fresh else snapshots.restore(fork)
+                forgets = self._plan.forgets(spec.name)
+                stage = spec.make(fork.task) if forgets else snapshots.restore(fork)
                 self._stages[spec.name, fork.task] = stage
-                if spec.name != self._plan.stages[0] and not fresh:
+                if spec.name != self._plan.stages[0] and not forgets:
                     self._catch_up(stage, fork)
         self._circuit()
 

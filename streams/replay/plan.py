@@ -103,6 +103,10 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         """Whether stages feed each other; else each folds its own published input."""
         return bool(self.change)
 
+    def forgets(self, stage: str) -> bool:
+        """Whether a stage begins without its state: nothing was learnt under another network."""
+        return stage == "learner" and bool(self.change.model)
+
     def of(self, stage: str) -> list[Fork]:
         return [fork for fork in self.forks if fork.stage == stage]
 

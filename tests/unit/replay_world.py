@@ -1,26 +1,34 @@
-"""A small shop that ran for two weeks on the in-process log, with snapshots and progress as the workers leave them."""
+"""A small shop that ran for two weeks on the in-process log, with snapshots and progress as the workers leave them, and
+replays of it."""
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from deploy import pipeline
+from deploy import pipeline, replaying
 from deploy.loop import Loop
+from deploy.replaying import Request
 from deploy.settings import Settings, load_settings
 from deploy.sources import PlatformEvent
 from model.registry import Bundle, save_bundle
 from streams.calendars import DAY, HOUR
-from streams.codecs import encode_json
+from streams.codecs import decode_json, encode_json
 from streams.embedded import EmbeddedLog
-from streams.records import Progress
+from streams.records import Progress, Score
+from streams.replay.corrections import corrections
+from streams.replay.log import MemoryLog
+from streams.replay.pairs import pairs
+from streams.replay.plan import Change, Plan
+from streams.replay.running import Pace, Result
 from streams.snapshots import Upload
-from streams.stage import frozen
+from streams.stage import Message, frozen
 from tests.unit.synthetic_windows import lively_bundle
 
 START = 20_000 * DAY
@@ -164,3 +172,38 @@ def _note_progress(loop: Loop) -> None:
                 counters=stage.counters(),
             )
             loop.log.append("trend.progress", 0, encode_json(progress), f"{name}/{topic}/{partition}".encode(), 0)
+
+
+def copied(world: World) -> World:
+    """To write into, while other tests use the world itself."""
+    return World(copy.deepcopy(world.log), world.settings, world.bundle)
+
+
+def plan(world: World, start: int = 8, to: int | None = 12, **change: Any) -> Plan:
+    asked = {name: change.pop(name) for name in ("stages", "products") if name in change}
+    to_ms = None if to is None else START + to * DAY
+    request = Request(START + start * DAY + 5, to_ms, Change(**change), **asked)
+    made = replaying.make_plan(world.settings, MemoryLog(world.log), request)
+    replaying.save_plan(made, world.settings)
+    return made
+
+
+def run(world: World, made: Plan, stop: Callable[[], bool] = lambda: False) -> Result:
+    shadow = replaying.shadow_of(made, world.settings, "")
+    work = replaying.run_of(made, world.settings, MemoryLog(world.log), shadow)
+    return replace(work, records=8).run(Pace(lambda: 100, stop))
+
+
+def shadow(world: World, made: Plan, topic: str) -> list[Message]:
+    return list(replaying.shadow_of(made, world.settings, "").records(topic))
+
+
+def apply(world: World, made: Plan) -> list[Message]:
+    """Publish what is left to correct; what was sent."""
+    found = pairs(made, MemoryLog(world.log), replaying.shadow_of(made, world.settings, ""))
+    outputs = [c.output for pair in found for c in corrections(pair, made.replay)]
+    return [world.log.append(o.topic, o.partition, o.value, o.key, 0) for o in outputs]
+
+
+def scores(messages: list[Message]) -> list[Score]:
+    return [decode_json(m.value or b"", Score) for m in messages]
