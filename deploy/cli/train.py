@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 
 from deploy.cli.backtest import Epochs, Folder, date, instant
+from deploy.cli.shared_options import taking
 from deploy.settings import load_settings
 
 if TYPE_CHECKING:
@@ -25,9 +26,6 @@ train = typer.Typer(
     help="Fold history with the ingest, encoders and windows that run live, train the network on it (split by time, "
     "with a gap of the longest horizon), and save a bundle in TRENDSTREAM_MODEL_DIR, where the workers find it.",
 )
-
-UntilDate = Annotated[str, typer.Option("--until", metavar="DATE", help="Day before which the history ends.")]
-ModelDir = Annotated[Path | None, typer.Option(help="Where bundles go; default: TRENDSTREAM_MODEL_DIR.")]
 
 
 class Kind(enum.StrEnum):
@@ -46,91 +44,30 @@ class Task(enum.StrEnum):
     SEQUENCE = "sequence"
 
 
-Sequences = Annotated[Kind, typer.Option("--network", help="What reads the series of days and hours.")]
-Learns = Annotated[
-    Task,
-    typer.Option(
-        "--task",
-        help="count: a distribution of units; regression: log units; sequence: units of each day; "
-        "classification: the trend class, which gives no units and cannot be deployed.",
-    ),
-]
-Seed = Annotated[int, typer.Option(help="The same seed on the same kind of device gives the same weights.")]
-Width = Annotated[int, typer.Option(min=4, max=1024, help="Numbers that the series of a window become.")]
-Teacher = Annotated[
-    Path | None, typer.Option(metavar="BUNDLE", help="A larger network to learn from too, for a small --width.")
-]
-_KIND, _WIDTH = Kind.CNN, 64
-
-
-@train.command("complete-journey")
-def train_complete_journey(
-    until: UntilDate,
-    products: Annotated[int, typer.Option(min=1, help="How many of the best-selling products by the piece.")] = 200,
-    epochs: Epochs = 6,
-    network: Sequences = _KIND,
-    task: Learns = Task.COUNT,
-    seed: Seed = 0,
-    width: Width = _WIDTH,
-    teacher: Teacher = None,
-    model_dir: ModelDir = None,
-) -> None:
-    """The year of grocery sales that comes with trendstream, simulated by its authors."""
-    from deploy.sources.complete_journey import CompleteJourney
-
-    day = date("--until", until)
-    _run(
-        CompleteJourney(products, ranked_before=day),
-        day,
-        model_dir,
-        _Training(network, task, epochs, seed, width, teacher),
-    )
-
-
-@train.command("olist")
-def train_olist(
-    data: Folder,
-    until: UntilDate,
-    epochs: Epochs = 6,
-    network: Sequences = _KIND,
-    task: Learns = Task.COUNT,
-    seed: Seed = 0,
-    width: Width = _WIDTH,
-    teacher: Teacher = None,
-    model_dir: ModelDir = None,
-) -> None:
-    """The Olist marketplace, from the published files in DIR."""
-    from deploy.sources.olist import Olist
-
-    _run(Olist(data), date("--until", until), model_dir, _Training(network, task, epochs, seed, width, teacher))
-
-
-@train.command("files")
-def train_files(
-    data: Folder,
-    until: UntilDate,
-    epochs: Epochs = 6,
-    network: Sequences = _KIND,
-    task: Learns = Task.COUNT,
-    seed: Seed = 0,
-    width: Width = _WIDTH,
-    teacher: Teacher = None,
-    model_dir: ModelDir = None,
-) -> None:
-    """Your own events: DIR holds orders.ndjson and the like, as `trendstream load files` takes them."""
-    from deploy.sources.files import FilesSource
-
-    _run(FilesSource(data), date("--until", until), model_dir, _Training(network, task, epochs, seed, width, teacher))
-
-
 @dataclass(frozen=True)
-class _Training:
-    network: Kind
-    task: Task
-    epochs: int
-    seed: int
-    width: int
-    teacher: Path | None
+class Training:
+    """What can be asked of every source."""
+
+    until: Annotated[str, typer.Option(metavar="DATE", help="Day before which the history ends.")]
+    epochs: Epochs = 6
+    network: Annotated[Kind, typer.Option(help="What reads the series of days and hours.")] = Kind.CNN
+    task: Annotated[
+        Task,
+        typer.Option(
+            help="count: a distribution of units; regression: log units; sequence: units of each day; "
+            "classification: the trend class, which gives no units and cannot be deployed.",
+        ),
+    ] = Task.COUNT
+    seed: Annotated[int, typer.Option(help="The same seed on the same kind of device gives the same weights.")] = 0
+    width: Annotated[int, typer.Option(min=4, max=1024, help="Numbers that the series of a window become.")] = 64
+    teacher: Annotated[
+        Path | None, typer.Option(metavar="BUNDLE", help="A larger network to learn from too, for a small --width.")
+    ] = None
+    model_dir: Annotated[Path | None, typer.Option(help="Where bundles go; default: TRENDSTREAM_MODEL_DIR.")] = None
+
+    @property
+    def day(self) -> dt.date:
+        return date("--until", self.until)
 
     def on(self, device: str) -> TrainConfig:
         from model.network import NetworkConfig
@@ -140,15 +77,45 @@ class _Training:
         return TrainConfig(network=network, epochs=self.epochs, seed=self.seed, device=device)
 
 
-def _run(source: Source, day: dt.date, model_dir: Path | None, training: _Training) -> None:
+@train.command("complete-journey")
+@taking(Training)
+def train_complete_journey(
+    training: Training,
+    products: Annotated[int, typer.Option(min=1, help="How many of the best-selling products by the piece.")] = 200,
+) -> None:
+    """The year of grocery sales that comes with trendstream, simulated by its authors."""
+    from deploy.sources.complete_journey import CompleteJourney
+
+    _run(CompleteJourney(products, ranked_before=training.day), training)
+
+
+@train.command("olist")
+@taking(Training)
+def train_olist(training: Training, data: Folder) -> None:
+    """The Olist marketplace, from the published files in DIR."""
+    from deploy.sources.olist import Olist
+
+    _run(Olist(data), training)
+
+
+@train.command("files")
+@taking(Training)
+def train_files(training: Training, data: Folder) -> None:
+    """Your own events: DIR holds orders.ndjson and the like, as `trendstream load files` takes them."""
+    from deploy.sources.files import FilesSource
+
+    _run(FilesSource(data), training)
+
+
+def _run(source: Source, training: Training) -> None:
     from deploy import pipeline
     from deploy.cli.progress import show_parts
     from deploy.processes import processes
     from deploy.training import before, help_training, start_history, train_bundle, with_pictures
     from model.registry import load_bundle
 
-    settings = with_pictures(load_settings(model_dir=model_dir), source)
-    until = instant(source, day)
+    settings = with_pictures(load_settings(model_dir=training.model_dir), source)
+    until = instant(source, training.day)
     teacher = load_bundle(training.teacher).network if training.teacher else None
     with processes(pipeline.device(settings)) as (workers, device), show_parts(Console(stderr=True)) as watch:
         if workers.rank:
