@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import plotly.graph_objects as go
 
 from deploy.evaluation_report import NAMES, READS, EvaluationReport, TableReport, show, show_lead
-from deploy.page import Charts, escape, facts, render, section, table
+from deploy.page import Charts, escape, facts, render, section, table, words
 from model.evaluate_tables import AUC, OVERALL, Figure, family
 
 OURS, OTHERS = "#2456d6", "#e08a00"
@@ -63,16 +63,20 @@ def _table(part: TableReport, charts: Charts) -> str:
         rows = []
         for method in sorted(part.methods, key=lambda m: metrics["quantile_loss"][m].value):
             cells = [show(of.get(method)) for of in metrics.values()]
-            leads = [
-                show_lead(metrics["quantile_loss"][method]),
-                show_lead(metrics["wape"][method]),
-                show_lead(metrics[AUC][method], percent=False),
-            ]
-            name = f"<b>{escape(method)}</b>" if method in family(part.methods) else escape(method)
-            rows.append((name, *cells, *(f"<small>{escape(lead)}</small>" for lead in leads)))
+            leads = [_lead(metrics["quantile_loss"][method]), _lead(metrics["wape"][method])]
+            leads.append(_lead(metrics[AUC][method], percent=False))
+            name = escape(words(method))
+            rows.append((f"<b>{name}</b>" if method in family(part.methods) else name, *cells, *leads))
         columns = ("method", *(NAMES[m] for m in metrics), "leads in quantile loss", "in WAPE", "in AUC")
         found.append(table(f"{days} day{'s' if days > 1 else ''} ahead", columns, rows))
     return "".join(found)
+
+
+def _lead(figure: Figure, percent: bool = True) -> str:
+    """In two lines: how far ahead of whom, and the interval."""
+    lead, _, rest = show_lead(figure, percent).partition(" (")
+    between, _, other = rest.partition(")")
+    return f"{lead}{escape(words(other))}<br><small>{between}</small>"
 
 
 def _bars(figures: Mapping[str, Figure], title: str, higher: bool) -> go.Figure:
@@ -81,7 +85,7 @@ def _bars(figures: Mapping[str, Figure], title: str, higher: bool) -> go.Figure:
     figure = go.Figure()
     figure.add_scatter(
         x=[figures[m].value for m in order],
-        y=order,
+        y=[words(m) for m in order],
         mode="markers",
         marker={"size": 9, "color": [OURS if m in ours else OTHERS for m in order]},
         error_x={
@@ -98,7 +102,7 @@ def _bars(figures: Mapping[str, Figure], title: str, higher: bool) -> go.Figure:
 def _over_time(weekly: Mapping[str, Mapping[str, Sequence[float]]]) -> go.Figure:
     figure = go.Figure()
     for method, series in weekly.items():
-        figure.add_scatter(x=list(series["week"]), y=list(series["loss"]), mode="lines", name=method)
+        figure.add_scatter(x=list(series["week"]), y=list(series["loss"]), mode="lines", name=words(method))
     figure.update_layout(title={"text": "Quantile loss, 7 days"})
     return figure
 
@@ -111,11 +115,14 @@ def _by_class(part: TableReport, charts: Charts) -> str:
             x=names,
             y=[part.segments[n].figures[7]["coverage"][method].value for n in names],
             mode="markers",
-            name=method,
+            name=words(method),
             marker={"size": 10},
         )
     figure.add_hrect(y0=0.77, y1=0.83, opacity=0.15, line_width=0, fillcolor=OURS)
     figure.update_layout(title={"text": "Coverage, 7 days"})
-    rows = [(escape(m), *(show(part.segments[n].figures[7]["quantile_loss"][m]) for n in names)) for m in part.methods]
+    rows = [
+        (escape(words(m)), *(show(part.segments[n].figures[7]["quantile_loss"][m]) for n in names))
+        for m in part.methods
+    ]
     columns = ("quantile loss, 7 days", *(f"{n} ({part.segments[n].rows:,})" for n in names))
     return charts.add(figure, 420) + table("By sales class", columns, rows)
