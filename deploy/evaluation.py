@@ -8,8 +8,10 @@ hash of what went into it, so that a change of one leaves the others alone.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -123,8 +125,11 @@ class Methods:
 
     def tuning(self) -> list[Mapping[str, Any]]:
         """What LightGBM was tried with, and what came of it."""
-        path = self.folder / f"tuning-{self.key}.json"
-        return list(json.loads(path.read_text())) if path.is_file() else []
+        path = self._tuning_file()
+        return list(json.loads(path.read_text())["tried"]) if path.is_file() else []
+
+    def _tuning_file(self) -> Path:
+        return self.folder / f"tuning-{short_hash([self.key, code_hash('model/evaluate_lightgbm.py')])}.json"
 
     def panel(self) -> Panel:
         plan = self.plan
@@ -162,20 +167,33 @@ class Methods:
         return found
 
     def lightgbm(self, panel: Panel, rows: Ints, cases: Cases) -> Forecasts:
-        """Tuned on the tuning range from what was known a gap before it, then re-fitted weekly."""
-        plan = self.plan
-        key = short_hash([self._cases_key(panel, rows), "lightgbm", code_hash("model/evaluate_lightgbm.py", *_JUDGING)])
+        """Tuned on the tuning range from what was known a gap before it, then re-fitted weekly; each week is kept, so
+        that an interrupted run goes on."""
+        plan, found = self.plan, Forecasts.empty(len(rows))
+        key = short_hash([self._cases_key(panel, rows), LIGHTGBM, code_hash("model/evaluate_lightgbm.py", *_JUDGING)])
+        weeks = evaluate_rivals.weekly(panel.day[rows], plan.test)
 
-        def make() -> Forecasts:
-            model = LightGbm(panel, FeatureMaker(panel, plan.loop))
-            tuning = self._tuning_rows(panel)
+        @cache
+        def model() -> LightGbm:
+            made = self._tuned(LightGbm(panel, FeatureMaker(panel, plan.loop)), panel)
+            self.watch.part("LightGBM, re-fitted weekly", len(weeks))
+            return made
+
+        for done, (origin, places) in enumerate(weeks.items(), start=1):
+            make = partial(lambda at, mine: model().week(at, rows[mine], cases.take(mine)), origin, places)
+            found.put(places, self._forecasts(f"lightgbm-{key}-{origin}", make))
+            self.watch.done(done)
+        return found
+
+    def _tuned(self, model: LightGbm, panel: Panel) -> LightGbm:
+        path = self._tuning_file()
+        if path.is_file():
+            model.use(json.loads(path.read_text()))
+        else:
             self.watch.part("tuning LightGBM", 15)
-            model.tune(plan.validation, tuning, self.watch.done)
-            (self.folder / f"tuning-{self.key}.json").write_text(json.dumps(model.tried))
-            self.watch.part("LightGBM, re-fitted weekly", (plan.last - plan.test) // 7 + 1)
-            return model.forecasts(rows, cases, plan.test, self.watch.done)
-
-        return self._forecasts(f"lightgbm-{key}", make)
+            model.tune(self.plan.validation, self._tuning_rows(panel), self.watch.done)
+            path.write_text(json.dumps(model.tuned()))
+        return model
 
     def trendstream(self, name: str, bundle: Bundle, panel: Panel, rows: Ints, cases: Cases) -> dict[str, Forecasts]:
         """The updated heads, the frozen network, and the control whose head learns one level and nothing else."""
@@ -198,8 +216,10 @@ class Methods:
         else:
             self.watch.part(f"training the network {name}".strip(), 0)
             history = evaluate_loop.between(self.log, until=self.plan.instant(self.plan.loop))
-            bundle = train(history, config, self.watch.trained)
+            unfinished = self.folder / f"training-{key}"
+            bundle = train(history, config, self.watch.trained, unfinished / "checkpoint.safetensors")
             save_bundle(bundle, folder)
+            shutil.rmtree(unfinished, ignore_errors=True)
         self.training[name or "default"] = bundle.report
         return bundle
 

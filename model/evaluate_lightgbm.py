@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from model.evaluate import Cases, Forecasts, counts
 from model.evaluate_panel import Panel
-from model.evaluate_rivals import by_class, weekly
+from model.evaluate_rivals import by_class
 from streams import negative_binomial
 from streams.records import CHANNELS, HORIZONS, QUANTILES
 
@@ -109,6 +109,14 @@ class LightGbm:
     r: Floats = field(default_factory=lambda: np.ones((len(HORIZONS), 4)))
     tried: list[dict[str, Any]] = field(default_factory=list)
 
+    def tuned(self) -> dict[str, Any]:
+        """What `tune` found, as plain values; `use` takes it."""
+        return {"choices": [vars(choice) for choice in self.choices], "r": self.r.tolist(), "tried": self.tried}
+
+    def use(self, tuned: dict[str, Any]) -> None:
+        choices = ({**choice, "quantile_trees": tuple(choice["quantile_trees"])} for choice in tuned["choices"])
+        self.choices, self.r, self.tried = [Choice(**c) for c in choices], np.array(tuned["r"]), tuned["tried"]
+
     def tune(self, origin: int, rows: Ints, progress: Callable[[int], None] | None = None) -> None:
         """Choose on `rows` what to do from what had matured at the boundary `origin`."""
         total = self.panel.outcomes(rows)
@@ -139,38 +147,26 @@ class LightGbm:
             chosen = direct_choice if loss < choice.loss else choice
             self.choices.append(replace(chosen, classifier_trees=trees))
 
-    def forecasts(
-        self, rows: Ints, cases: Cases, start: int, progress: Callable[[int], None] | None = None
-    ) -> Forecasts:
-        """Forecasts of `rows` (which are `cases`), by models fitted anew at each week from `start`."""
-        found = Forecasts.empty(len(rows))
-        for done, (origin, places) in enumerate(weekly(self.panel.day[rows], start).items(), start=1):
-            mine, part = rows[places], cases.take(places)
-            n = len(mine)
-            mean, surging = np.empty((n, len(HORIZONS))), np.empty((n, len(HORIZONS)))
-            quantiles = np.full((n, len(HORIZONS), len(QUANTILES)), np.nan)
-            for h, choice in enumerate(self.choices):
-                mean[:, h] = self._expect(self._mean(choice, origin, h)[0], choice, mine, h)
-                surging[:, h] = self._surge(choice, origin, h)[0].predict(self.features.values[mine])
-                if choice.direct:
-                    quantiles[:, h] = self._direct([self._quantile(choice, origin, h, q)[0] for q in QUANTILES], mine)
-            r = self.r.T[part.sales_class]
-            forecast = counts(part, mean, r, f"{NAME}@{origin}")
-            direct_horizons = np.isfinite(quantiles)
-            nothing = direct_horizons.all(axis=2)
-            found.put(
-                places,
-                replace(
-                    forecast,
-                    quantiles=np.where(direct_horizons, quantiles, forecast.quantiles),
-                    surging=surging,
-                    below=np.where(nothing, np.nan, forecast.below),
-                    upto=np.where(nothing, np.nan, forecast.upto),
-                ),
-            )
-            if progress:
-                progress(done)
-        return found
+    def week(self, origin: int, rows: Ints, cases: Cases) -> Forecasts:
+        """Forecasts of `rows` (which are `cases`) by models fitted on what had matured at the boundary `origin`."""
+        n = len(rows)
+        mean, surging = np.empty((n, len(HORIZONS))), np.empty((n, len(HORIZONS)))
+        quantiles = np.full((n, len(HORIZONS), len(QUANTILES)), np.nan)
+        for h, choice in enumerate(self.choices):
+            mean[:, h] = self._expect(self._mean(choice, origin, h)[0], choice, rows, h)
+            surging[:, h] = self._surge(choice, origin, h)[0].predict(self.features.values[rows])
+            if choice.direct:
+                quantiles[:, h] = self._direct([self._quantile(choice, origin, h, q)[0] for q in QUANTILES], rows)
+        forecast = counts(cases, mean, self.r.T[cases.sales_class], f"{NAME}@{origin}")
+        direct_horizons = np.isfinite(quantiles)
+        nothing = direct_horizons.all(axis=2)
+        return replace(
+            forecast,
+            quantiles=np.where(direct_horizons, quantiles, forecast.quantiles),
+            surging=surging,
+            below=np.where(nothing, np.nan, forecast.below),
+            upto=np.where(nothing, np.nan, forecast.upto),
+        )
 
     def _note(self, choice: Choice, h: int, quantiles: str) -> None:
         self.tried.append({"days": HORIZONS[h], "quantiles": quantiles, **vars(choice)})
