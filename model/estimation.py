@@ -56,7 +56,7 @@ class EstimationConfig:
     adopted_information: float = 20.0  # that a head which was made elsewhere is taken to have explained
     credit_half_life: tuple[float, ...] = (56.0, 56.0, 112.0)
     common_information: float = 50.0  # of an epoch, that takes half of its common error out of the spread
-    dispersion_rate: float = 2.0  # of log r, a one-day horizon's and an epoch's; longer ones go with 1 / days
+    dispersion_rate: float = 0.28  # of log r and an epoch; horizons of more than a week go with 7 / days
     dispersion_rows: float = 50.0  # of a class: an epoch with so few moves its r half as far
     dispersion_half_life: float = 112.0  # back to the network's own
     dispersion_bounds: tuple[float, float] = (0.05, 1e4)
@@ -283,7 +283,7 @@ class Estimator:
             offset = np.log(np.maximum(labels.baseline, LEAST)) + labels.f
             if b:
                 offset = offset + self._past_level(labels)
-            r = self.dispersion[b][labels.sales_class]
+            r = self._r(b, labels)
             kappa = self._kappa(b)
             self._watch_shocks(b, labels.units, np.exp(offset + np.einsum("nf,f->n", x, theta)), r, epoch)
             theta, covariance = step(theta, covariance, x, offset, labels.units, r, kappa)
@@ -291,6 +291,11 @@ class Estimator:
             theta[: self.shared] = 0.0
             covariance[: self.shared] = covariance[:, : self.shared] = 0.0
         self.theta[b], self.covariance[b] = theta, covariance
+
+    def _r(self, b: int, labels: Labels) -> Floats:
+        """[rows] the network's own of each row, moved as that of its class has been."""
+        moved: Floats = (self.dispersion / self.network_dispersion)[b, labels.sales_class]
+        return labels.frozen_dispersion * moved
 
     def _kappa(self, b: int) -> float:
         return min(1.0, self.config.close_every / WIDTHS[b]) / self.overdispersion(b)
@@ -315,7 +320,7 @@ class Estimator:
             theta = past.theta[b] if b else self.theta[0]
             blocks = (slice(None, self.shared), slice(self.shared, None))
             said = np.stack([np.einsum("nf,f->n", x[:, block], theta[block]) for block in blocks])
-            r = self.dispersion[b][mine.sales_class]
+            r = self._r(b, mine)
             mean = np.maximum(mine.baseline, LEAST) * np.exp(mine.f + said.sum(axis=0))
             weight = mean / (1 + mean / r)
             score = pearson(mine.units, mean, r) * np.sqrt(weight)
@@ -374,7 +379,7 @@ class Estimator:
             for weights in (None, outside)
         )
         nominal = 1 - (TAILS[1] - TAILS[0])
-        rate = c.dispersion_rate * np.minimum(1.0, c.close_every / np.array(HORIZONS))[:, None]
+        rate = c.dispersion_rate * np.minimum(1.0, 7 * c.close_every / np.array(HORIZONS))[:, None]
         change = rate * (nominal * rows - found) / (rows + c.dispersion_rows)
         kept = 0.5 ** (elapsed / c.dispersion_half_life) * np.log(self.dispersion / self.network_dispersion)
         self.dispersion = np.clip(self.network_dispersion * np.exp(kept + change), *c.dispersion_bounds)
