@@ -56,7 +56,8 @@ class EstimationConfig:
     adopted_information: float = 20.0  # that a head which was made elsewhere is taken to have explained
     credit_half_life: tuple[float, ...] = (56.0, 56.0, 112.0)
     common_information: float = 50.0  # of an epoch, that takes half of its common error out of the spread
-    dispersion_rate: float = 0.28  # of log r and an epoch; horizons of more than a week go with 7 / days
+    dispersion_rate: float = 2.0  # of log r, a one-day horizon's and an epoch's; longer ones go with 1 / days
+    tails_half_life: float = 4.0  # of what is known of how far errors of the spread agree
     dispersion_rows: float = 50.0  # of a class: an epoch with so few moves its r half as far
     dispersion_half_life: float = 112.0  # back to the network's own
     dispersion_bounds: tuple[float, float] = (0.05, 1e4)
@@ -92,7 +93,7 @@ class Labels:
         return Labels(**{name: column[rows] for name, column in vars(self).items()})
 
 
-_STATE = ("theta", "covariance", "conformal", "merits", "shocks", "shocks_at", "dispersion")
+_STATE = ("theta", "covariance", "conformal", "merits", "shocks", "shocks_at", "dispersion", "tails")
 
 
 @dataclass(eq=False)
@@ -137,6 +138,7 @@ class Estimator:
         self.shocks_at = np.full(DELAYS, NEVER, np.int64)
         self.past: list[Past] = []
         self.dispersion = self.network_dispersion.copy()
+        self.tails = np.zeros((2, *self.dispersion.shape))  # smoothed error of the share in the tails, and its square
 
     def learn(self, labels: Labels, epoch: int, elapsed: float) -> None:
         """One update from the rows that matured at `epoch`, `elapsed` days after the epoch before."""
@@ -379,10 +381,17 @@ class Estimator:
             for weights in (None, outside)
         )
         nominal = 1 - (TAILS[1] - TAILS[0])
-        rate = c.dispersion_rate * np.minimum(1.0, 7 * c.close_every / np.array(HORIZONS))[:, None]
-        change = rate * (nominal * rows - found) / (rows + c.dispersion_rows)
+        error = (nominal * rows - found) / (rows + c.dispersion_rows)
+        lasting = 0.5 ** (elapsed / c.tails_half_life)
+        self.tails = lasting * self.tails + (1 - lasting) * np.stack([error, error**2])
+        # Which rows of a day lie in the tails is mostly that day's own, so a horizon of less than a week moves as fast
+        # as one of a week, unless its errors have agreed in direction. Source: Trigg and Leach, exponential smoothing
+        # with an adaptive response rate (1967).
+        days = np.array(HORIZONS, np.float64)[:, None]
+        agreed = self.tails[0] ** 2 / np.maximum(self.tails[1], LEAST)
+        rate = c.dispersion_rate * np.minimum(1.0, c.close_every / days) * np.maximum(agreed, np.minimum(1.0, days / 7))
         kept = 0.5 ** (elapsed / c.dispersion_half_life) * np.log(self.dispersion / self.network_dispersion)
-        self.dispersion = np.clip(self.network_dispersion * np.exp(kept + change), *c.dispersion_bounds)
+        self.dispersion = np.clip(self.network_dispersion * np.exp(kept + rate * error), *c.dispersion_bounds)
 
     def _fit_map(self, labels: Labels, pit: Floats) -> None:
         for h, days in enumerate(HORIZONS):
