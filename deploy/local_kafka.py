@@ -35,6 +35,12 @@ FOLDER = Path("build/kafka/broker")
 PORT = 9092
 LOOPBACK = "127.0.0.1"
 
+# Waits until whoever holds its standard input is gone, however that ended, and then ends the broker of this process id.
+_GUARD = """
+read _
+{ grep -qs kafka.Kafka /proc/$0/cmdline || ps -ww -o args= -p $0 | grep -q kafka.Kafka; } && kill -9 $0
+"""
+
 MAX_BYTES = 10 * 1024 * 1024  # above every topic's max.message.bytes, with its batch's header
 
 # What every broker of trendstream needs, wherever it runs: docker-compose.yml carries the same (a test compares them).
@@ -109,6 +115,7 @@ class LocalKafka:
         self._cluster = cluster
         self._start_timeout_s = start_timeout_s
         self._process: subprocess.Popen[bytes] | None = None
+        self._guard: subprocess.Popen[bytes] | None = None
 
     @property
     def bootstrap(self) -> str:
@@ -126,7 +133,7 @@ class LocalKafka:
             return None
         return state if self._is_ours(state.pid) else None
 
-    def start(self) -> RunningBroker:
+    def start(self, stay: bool = False) -> RunningBroker:
         """Start the broker and wait until it answers; the running one, if there is one already."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with _locked(self.folder / ".lock"):
@@ -140,7 +147,7 @@ class LocalKafka:
             port, controller = _free_ports(self._port)
             self._write_properties(port, controller)
             self._format(java)
-            return self._launch(java, port)
+            return self._launch(java, port, stay)
 
     def stop(self, timeout_s: float = 20.0) -> bool:
         """End the broker of this folder: SIGTERM, then SIGKILL. False when none ran."""
@@ -154,6 +161,10 @@ class LocalKafka:
             if self._wait_gone(running.pid, patience):
                 self._state.unlink(missing_ok=True)
                 self._process = None
+                if self._guard is not None:
+                    self._guard.kill()
+                    self._guard.communicate()
+                    self._guard = None
                 return True
         raise LocalKafkaError(f"the broker in {self.folder} (process {running.pid}) does not end; see {self._log}")
 
@@ -210,7 +221,7 @@ class LocalKafka:
         if done.returncode:
             raise LocalKafkaError(f"{self.folder} could not be formatted: {_reason(done.stdout + done.stderr)}")
 
-    def _launch(self, java: str, port: int) -> RunningBroker:
+    def _launch(self, java: str, port: int, stay: bool) -> RunningBroker:
         with self._log.open("ab") as log:
             # A session of its own: Ctrl-C in the terminal reaches the program, which then stops the broker in order.
             self._process = subprocess.Popen(
@@ -222,6 +233,15 @@ class LocalKafka:
                 start_new_session=True,
             )
         running = RunningBroker(self._process.pid, port)
+        if not stay:
+            # A session of its own, too: whoever kills this process may kill its group.
+            self._guard = subprocess.Popen(
+                ["sh", "-c", _GUARD, str(running.pid)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
         self._state.write_text(json.dumps(asdict(running)))
         try:
             self._wait_ready(running)

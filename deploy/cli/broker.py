@@ -23,7 +23,7 @@ def start(
     settings = load_settings(kafka_port=port)
     local = _local(settings)
     before = local.running()
-    running = local.start()
+    running = local.start(stay=True)
     typer.echo(
         f"kafka {VERSION} {'runs already' if before else 'is up'} at {running.bootstrap} (process {running.pid})"
     )
