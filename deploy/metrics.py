@@ -55,6 +55,8 @@ class MetricsObserver(Silent):
     def assigned(self, stage: str, tasks: Sequence[TaskKey]) -> None:
         self._lag.clear()
         self._tasks.keep(tasks)
+        for each in (self._aborts, self._warnings):
+            each.labels(stage)  # a rate needs the zero before the first one
 
     def restored(self, stage: str, task: TaskKey, snapshot: int, offset: int, seconds: float) -> None:
         self._restore.labels(stage).observe(seconds)

@@ -40,6 +40,7 @@ from streams.stage import Message, Output, Stage, StageSpec
 
 _ENVELOPE = 64 * 1024  # a record's batch is a little larger than its value
 _FINISH_TIMEOUT_S, _STOP_TIMEOUT_S = 4.0, 4.0  # a broker may be out of reach
+_LAG_EACH_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,17 @@ class _Consumer(driver.Consumer):  # type: ignore[misc]
         self._finished[message.tp] = message.offset + 1
         event.ack()
 
+    def left(self) -> dict[tuple[str, int], int]:
+        """Offsets of each assigned partition that are not finished, as far as is known."""
+        left = {}
+        for tp in self.assignment():
+            try:
+                end = self.highwater(tp) or 0
+            except (AssertionError, AttributeError):
+                continue  # a rebalance, in the consumer's own thread, has just taken it
+            left[tp.topic, tp.partition] = max(end - self._finished.get(tp, self._committed_offset[tp] or 0), 0)
+        return left
+
     async def on_partitions_revoked(self, revoked: set[Any]) -> None:
         await super().on_partitions_revoked(revoked)
         for partition in revoked:
@@ -134,6 +146,7 @@ class EncoderApp(faust.App):  # type: ignore[misc]
         self._spec = spec
         self._observer = observer or Silent()
         self._stages: dict[tuple[str, int], Stage] = {}
+        self._owned: list[tuple[str, int]] = []
         self._busy = asyncio.Lock()
         self._ending = False
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=spec.name)
@@ -213,8 +226,15 @@ class EncoderApp(faust.App):  # type: ignore[misc]
             Progress(stage=name, topic=task[0], partition=task[1], offset=position, counters=counters),
             time.time() - newest.timestamp,
         )
-        if newest.tp in self.consumer.assignment():
-            self._observer.lagging(name, task, max((self.consumer.highwater(newest.tp) or 0) - position, 0))
+
+    def tell_lag(self) -> None:
+        """What waits, also while the model works or stands still; and first whose it is, where that has changed."""
+        left = self.consumer.left()
+        if sorted(left) != self._owned:
+            self._owned = sorted(left)
+            self._observer.assigned(self._spec.name, self._owned)
+        for task, offsets in left.items():
+            self._observer.lagging(self._spec.name, task, offsets)
 
     async def _deliver(self, output: Output) -> None:
         try:
@@ -253,8 +273,12 @@ async def _serve(spec: StageSpec, config: AgentConfig, stop: Callable[[], bool],
     with tempfile.TemporaryDirectory(prefix="trendstream-") as folder:
         app = EncoderApp(spec, config, folder, observer)
         async with _running(app):
+            told = 0.0
             while not (stop() or app.failed.done() or app.crashed or app.should_stop):
                 await asyncio.wait([app.failed], timeout=0.05)
+                if time.monotonic() - told > _LAG_EACH_S:
+                    app.tell_lag()
+                    told = time.monotonic()
             if not (app.failed.done() or app.crashed):
                 with contextlib.suppress(asyncio.TimeoutError):  # what is not acknowledged comes again
                     await asyncio.wait_for(app.finish(), _FINISH_TIMEOUT_S)

@@ -8,7 +8,7 @@ micro-batch.
 from __future__ import annotations
 
 import hashlib
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
@@ -116,7 +116,8 @@ class _EncodingStage:
         self._version = f"{encoder.name}/{projection.version}"
         self._cache = cache
         self._max_bytes = max_bytes
-        self._rows = self._cached = self._dead = 0
+        self._rows = self._cached = 0
+        self._dead: Counter[str] = Counter()  # by reason
 
     def ready(self, message: Message) -> bool:
         return True
@@ -131,7 +132,8 @@ class _EncodingStage:
             )
 
     def counters(self) -> dict[str, int]:
-        return {"rows": self._rows, "cached": self._cached, "dead": self._dead}
+        reasons = {f"dead.{reason}": count for reason, count in sorted(self._dead.items())}
+        return {"rows": self._rows, "cached": self._cached, "dead": self._dead.total(), **reasons}
 
     def _vectors(
         self, keys: Sequence[bytes], waiting: Mapping[bytes, T], encode: Callable[[Sequence[T]], Floats]
@@ -235,12 +237,12 @@ class ImageStage(_EncodingStage):
                     keys[row] = self._prepare(content or (self._reader.read(uri) if uri else b""), waiting)
                 except PictureError as error:
                     dead.append(self._bury(message, rows, row, content or uri.encode(), error))
+                    self._dead[error.reason] += 1
             found = self._vectors(list(keys.values()), waiting, self._encoder.encode)
             kept += keys
             vectors += [found[key] for key in keys.values()]
             self._cached += len(keys) - len(waiting)
         self._rows += len(rows)
-        self._dead += len(dead)
         return self._publish(message, rows, np.array(kept, dtype=np.int64), vectors) + dead
 
     def _prepare(self, content: bytes, waiting: dict[bytes, Floats]) -> bytes:

@@ -7,6 +7,7 @@ import io
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -23,8 +24,9 @@ from featurizers.encoding import ImageConfig, TextConfig, TextStage, VectorCache
 from featurizers.projection import Floats, random_projection
 from streams import kafka
 from streams.codecs import decode, decode_json, encode
+from streams.observing import Silent
 from streams.records import PICTURES, TEXTS, DeadLetter, Modality
-from streams.stage import StageSpec
+from streams.stage import StageSpec, TaskKey
 from tests.conftest import JARS
 
 pytestmark = pytest.mark.kafka
@@ -211,6 +213,38 @@ def test_texts_become_vectors_in_another_partition_or_order(workers: Workers) ->
             rows = decode(value)
             assert set(rows["source_partition"]) == {partition}
             assert np.allclose(np.linalg.norm(rows["vector"], axis=1), 1.0, atol=1e-5)
+
+
+class Told(Silent):
+    """What an observer heard, in order."""
+
+    def __init__(self) -> None:
+        self.heard: list[tuple[Any, ...]] = []
+
+    def assigned(self, stage: str, tasks: Sequence[TaskKey]) -> None:
+        self.heard.append(("assigned", *tasks))
+
+    def lagging(self, stage: str, task: TaskKey, records: int) -> None:
+        self.heard.append(("lagging", task, records))
+
+    def committed(self, stage: str, records: int, outputs: int, seconds: float) -> None:
+        self.heard.append(("committed", records))
+
+
+def test_an_encoder_that_is_busy_says_nothing_of_what_waits(workers: Workers) -> None:
+    texts = _texts([f"slow {i}" for i in range(250)], 0, 0)
+    workers.send("trend.reviews", [(0, texts), *((0, _texts([f"after {i}"], 0, 300 + i)) for i in range(5))])
+    told, stop = Told(), threading.Event()
+    config = AgentConfig(workers.bootstrap, PARTITIONS, max_records=1)
+    worker = threading.Thread(target=run_encoder, args=(_hash_spec(""), config, stop.is_set, told))
+    worker.start()
+    workers.wait_for(255)
+    stop.set()
+    worker.join(20)
+    tasks = (("trend.reviews", 0), ("trend.reviews", 1))
+    assert ("assigned", *tasks) in told.heard
+    before = told.heard[: told.heard.index(("committed", 1))]
+    assert max(heard[2] for heard in before if heard[:2] == ("lagging", tasks[0])) >= 6
 
 
 def test_one_bad_picture_harms_the_good_ones_or_leaves_no_dead_letter(workers: Workers) -> None:

@@ -12,7 +12,9 @@ import yaml
 
 from deploy import cli
 from deploy.local_kafka import ESSENTIAL, VERSION
+from deploy.metrics import port_of
 from deploy.settings import PREFIX, Settings, load_settings, variable
+from deploy.supervisor import ENCODERS
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
@@ -80,6 +82,19 @@ def test_models_and_pictures_lie_in_what_is_mounted() -> None:
     mounted = [volume.split(":")[1] for volume in SERVICES["inference"]["volumes"]]
     assert environment["TRENDSTREAM_MODEL_DIR"] in mounted
     assert set(json.loads(environment["TRENDSTREAM_PICTURE_ROOTS"])) <= set(mounted)
+
+
+def test_prometheus_scrapes_the_port_of_every_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, text in _environment("ingest").items():
+        monkeypatch.setenv(name, text)
+    settings = load_settings()
+    assert settings.metrics_host == "0.0.0.0", "reached from within its container alone"
+    mounted, inside, _ = SERVICES["prometheus"]["volumes"][0].split(":")
+    ((_, _, config),) = [flag.partition("=") for flag in SERVICES["prometheus"]["command"]]
+    scraped = yaml.safe_load((ROOT / mounted / Path(config).relative_to(inside)).read_text())["scrape_configs"]
+    stages = {worker: [worker] for worker in WORKERS} | {"features": list(ENCODERS)}
+    ports = {f"{worker}:{port_of(settings, stage)}" for worker in WORKERS for stage in stages[worker]}
+    assert set(scraped[0]["static_configs"][0]["targets"]) == ports
 
 
 def test_nothing_is_published_beyond_this_machine() -> None:

@@ -225,7 +225,8 @@ def test_bad_pictures_harm_good_ones_or_are_buried_without_their_reason(tmp_path
     assert {(o.partition, o.key) for o in outputs if o.topic == "trend.dlq"} == {
         (3, f"images/2/{i}".encode()) for i in (1, 3, 6)
     }
-    assert stage.counters() == {"rows": 8, "cached": 1, "dead": 3, "videos": 1}
+    dead = {"dead.broken-picture": 1, "dead.uri-not-allowed": 1, "dead.empty-picture": 1}
+    assert stage.counters() == {"rows": 8, "cached": 1, "dead": 3, **dead, "videos": 1}
     assert encoder.largest <= 2, "more pictures than a micro-batch are held at a time"
 
 
