@@ -34,6 +34,12 @@ ABORTED_BY_THE_NEXT = {KafkaError._CONFLICT, KafkaError.INVALID_TXN_STATE}
 _FENCED = {KafkaError._FATAL, KafkaError._FENCED, KafkaError.FENCED_INSTANCE_ID}
 
 
+def ending(error: Any, slot: int) -> str:
+    """What to say of an error that ends a worker."""
+    taken = f"; another worker of this stage has slot {slot} now: give each one of its own, with --slot"
+    return f"{error.str()} ({error.name()})" + (taken if error.code() in _FENCED and "fenced" in error.str() else "")
+
+
 def is_fatal(error: Any) -> bool:
     # A consumer says only once that it was fenced, and that error's own flag is not set.
     return bool(error.fatal()) or error.code() in _FENCED

@@ -20,7 +20,7 @@ from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, Produc
 from streams import kafka
 from streams.codecs import encode_json
 from streams.errors import BrokerError, MemoryLimitError, UnreachableError
-from streams.kafka_errors import ABORTED_BY_THE_NEXT, PASSING, is_fatal
+from streams.kafka_errors import ABORTED_BY_THE_NEXT, PASSING, ending, is_fatal
 from streams.memory import resident_mib
 from streams.observing import Observer, Silent
 from streams.patience import Patience
@@ -126,7 +126,7 @@ class Runner:
             if self._patience.is_ending() and self._patience.passes(error.args[0], self._in_transaction):
                 self._observer.aborted(self._spec.name, error.args[0].str())
                 return
-            raise BrokerError(f"{self._spec.name}: {error.args[0].str()} ({error.args[0].name()})") from error
+            raise BrokerError(f"{self._spec.name}: {ending(error.args[0], self._config.slot)}") from error
         finally:
             self._tasks.clear()  # closing revokes, and that would commit: never what a failed step has left half done
             self._abort_due = self._abort_due or "the worker ends"
