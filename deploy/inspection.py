@@ -14,7 +14,7 @@ from streams.codecs import decode_json
 from streams.records import Head, Progress
 from streams.snapshots import TOPIC as SNAPSHOTS
 from streams.snapshots import SnapshotReader
-from streams.topics import PLATFORM_TOPICS, TOPICS
+from streams.topics import PLATFORM_TOPICS, TIME_TOPICS, TOPICS
 
 INPUTS: dict[str, tuple[str, ...]] = {
     "ingest": PLATFORM_TOPICS,
@@ -63,6 +63,17 @@ class TaskState:
     @property
     def name(self) -> str:
         return f"{self.topic}/{self.partition}"
+
+    @property
+    def holds_time(self) -> bool:
+        """Whether others wait for its event time: a catalogue may be silent for months."""
+        return self.stage != "ingest" or self.topic in TIME_TOPICS
+
+    @property
+    def restorable(self) -> bool:
+        """Whether its input is kept from its newest snapshot on, or from its beginning, as its progress says."""
+        snapshot = self.progress.snapshot_offset if self.progress else -1
+        return max(snapshot, 0) >= self.first
 
     @property
     def event_time(self) -> int | None:

@@ -65,6 +65,6 @@ def lag(
             f"{task.left:,}",
             "–" if task.waiting_since is None else long(at.now - task.waiting_since),
             "–" if reached is None else iso(reached),
-            "–" if reached is None or at.event_time is None else long(max(at.event_time - reached, 0)),
+            long(max(at.event_time - reached, 0)) if reached and at.event_time and task.holds_time else "–",
         )
     report_console().print(table)

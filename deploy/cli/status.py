@@ -12,7 +12,7 @@ from deploy.brokers import find_bootstrap
 from deploy.settings import load_settings
 
 if TYPE_CHECKING:
-    from deploy.inspection import Installation
+    from deploy.inspection import Installation, TaskState
 
 
 def status(
@@ -28,7 +28,9 @@ def status(
     heads = _heads(at)
     newest = at.head.version if at.head else None
     if as_json:
-        typer.echo(json.dumps({"stages": stages, "heads": heads, "newest_head": newest, "dead": dict(at.dead)}))
+        watermarks = [_watermark(task) for task in at.of("windows")]
+        facts = {"stages": stages, "watermarks": watermarks, "snapshots": _snapshots(at), "heads": heads}
+        typer.echo(json.dumps({**facts, "newest_head": newest, "dead": dict(at.dead)}))
         return
     _print(at, stages, heads, newest)
 
@@ -39,7 +41,7 @@ def _stage(at: Installation, stage: str) -> dict[str, Any]:
 
     own = at.of(stage)
     since = min((task.waiting_since for task in own if task.waiting_since is not None), default=None)
-    reached = min((task.event_time for task in own if task.event_time is not None), default=None)
+    reached = min((t.event_time for t in own if t.event_time is not None and t.holds_time), default=None)
     snapshots = [task.progress.snapshot_at for task in own if task.progress and task.progress.snapshot_at]
     restored = [(task, task.progress) for task in own if task.progress is not None and stage in STATEFUL]
     committed_at = max((task.progress_at for task in own), default=0)
@@ -56,6 +58,31 @@ def _stage(at: Installation, stage: str) -> dict[str, Any]:
         "kept_ms": min(int(at.settings[task.topic]["retention.ms"]) for task in own) if own else None,
         "last_commit_ms": at.now - committed_at if committed_at else None,
     }
+
+
+def _watermark(task: TaskState) -> dict[str, Any]:
+    """Of one partition of the windows, and what holds it back."""
+    report, counters = (task.progress.report, task.progress.counters) if task.progress else ({}, {})
+    about = {"held_by": report.get("held_by"), "idle": report.get("idle", 0), "parked": counters.get("parked", 0)}
+    return {"partition": task.name, "event_time": task.event_time, **about}
+
+
+def _snapshots(at: Installation) -> str:
+    """The snapshot topic and how long inputs are kept, against what a restore needs."""
+    from deploy.diagnosis import long
+    from deploy.inspection import STATEFUL
+
+    if "trend.snapshots" not in at.topics:
+        return "trend.snapshots is not there: trendstream topics create"
+    own = [task for stage in STATEFUL for task in at.of(stage)]
+    lost = [f"{task.stage} {task.name}" for task in own if not task.restorable]
+    if lost:
+        return f"cannot be restored: {', '.join(lost)}; see trendstream doctor"
+    taken = [at.now - task.progress.snapshot_at for task in own if task.progress and task.progress.snapshot_at]
+    kept = min(int(at.settings[task.topic]["retention.ms"]) for task in own)
+    oldest = f"the oldest of {len(taken)} is of {long(max(taken))} ago" if taken else "there are none yet"
+    policy = at.settings["trend.snapshots"]["cleanup.policy"]
+    return f"{oldest}, its input is kept for {long(kept)}; trend.snapshots: {policy}"
 
 
 def _heads(at: Installation) -> list[dict[str, Any]]:
@@ -96,18 +123,17 @@ def _print(at: Installation, stages: list[dict[str, Any]], heads: list[dict[str,
             f"{lasting(each['snapshot_age_ms'])} ago" if each["snapshot_age_ms"] is not None else "–",
             f"{each['refolds']:,}" if each["snapshot_age_ms"] is not None else "–",
             lasting(each["kept_ms"]),
-            f"{lasting(each['last_commit_ms'])} ago" if each["last_commit_ms"] is not None else "never",
+            f"{lasting(each['last_commit_ms'])} ago" if each["last_commit_ms"] is not None else "–",
         )
     console.print(table)
     table = Table(
         "partition", "watermark", "held back by", "idle sources", "rows parked", title="event time of the windows"
     )
-    for task in at.of("windows"):
-        report, counters = (task.progress.report, task.progress.counters) if task.progress else ({}, {})
-        mark = iso(task.event_time) if task.event_time is not None else "none yet"
-        numbers = (str(report.get("idle", 0)), f"{counters.get('parked', 0):,}")
-        table.add_row(task.name, mark, str(report.get("held_by", "–")), *numbers)
+    for each in map(_watermark, at.of("windows")):
+        mark = iso(each["event_time"]) if each["event_time"] is not None else "none yet"
+        table.add_row(each["partition"], mark, each["held_by"] or "–", str(each["idle"]), f"{each['parked']:,}")
     console.print(table)
+    typer.echo(f"snapshots: {_snapshots(at)}")
     for each in heads:
         typer.echo(f"inference {each['slot']}: at its last commit head {each['head']} of network {each['model']}")
     typer.echo(f"newest head: {newest or 'none yet: the frozen one is in use'}")
