@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from deploy.errors import DeployError
+from deploy.errors import ConfigurationError
 from model.heads import head_key, is_frozen
 from streams import kafka
 from streams.codecs import decode_json, encode, encode_json
@@ -19,10 +19,6 @@ _SIGNALS: Mapping[str, type[InventorySignal] | type[AdsSignal]] = {
     "signals.inventory": InventorySignal,
     "signals.ads": AdsSignal,
 }
-
-
-class HeadError(DeployError):
-    """A head is not there, or did not come."""
 
 
 @dataclass(frozen=True)
@@ -70,10 +66,10 @@ def published(bootstrap: str, model: str = "") -> list[Published]:
 
 
 def find(heads: Iterable[Published], version: str) -> Published:
-    """By version, or by its end. Raises HeadError."""
+    """By version, or by its end. Raises ConfigurationError where there is none."""
     fitting = [each for each in heads if each.head.version in (version, f"{each.head.model}-{version}")]
     if not fitting:
-        raise HeadError(f"no head {version!r}; `trendstream heads list` shows them")
+        raise ConfigurationError(f"no head {version!r}; `trendstream heads list` shows them")
     return fitting[-1]
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from confluent_kafka import ConsumerGroupState, ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic  # type: ignore[attr-defined]
 
-from deploy.errors import TopicError
+from deploy.errors import ConfigurationError, TopicError
 from streams import kafka
 from streams.codecs import encode_json
 from streams.errors import BrokerError, UnreachableError
@@ -146,13 +146,13 @@ def read_topic(
     """Every committed record that lies in the topic now, from `offset` or a record time (epoch ms) on, or only the
     `latest` newest ones, oldest first.
 
-    Raises TopicError for a topic or partition that is not there.
+    Raises TopicError for a topic that is not there, ConfigurationError for a partition that it does not have.
     """
     count = partition_counts(bootstrap, timeout_s).get(name)
     if count is None:
         raise TopicError(f"topic {name} is not on {bootstrap}; see `trendstream topics list`")
     if partition is not None and not 0 <= partition < count:
-        raise TopicError(f"topic {name} has no partition {partition}; it has 0 to {count - 1}")
+        raise ConfigurationError(f"topic {name} has no partition {partition}; it has 0 to {count - 1}")
     chosen = range(count) if partition is None else (partition,)
     if latest is None:
         # One after the other: offsets in order are what a person looks for.
@@ -171,19 +171,21 @@ def read_topic(
     return reversed(newest)
 
 
+def check_offset(bootstrap: str, task: TaskKey, offset: int, beyond: int = 0, timeout_s: float = 10.0) -> None:
+    """Raises ConfigurationError where a partition does not hold this offset, or the one `beyond` its last one."""
+    topic, partition = task
+    count = partition_counts(bootstrap, timeout_s).get(topic, 0)
+    if not 0 <= partition < count:
+        raise ConfigurationError(
+            f"topic {topic} has {count} partitions on {bootstrap}, and none with number {partition}"
+        )
+    first, end = kafka.ranges(bootstrap, {topic: count}, timeout_s)[task]
+    if not first <= offset < end + beyond:
+        raise ConfigurationError(f"{topic}/{partition} holds offsets {first} to {end - 1}, not {offset}")
+
+
 def skip_record(bootstrap: str, skip: Skip, timeout_s: float = 10.0) -> None:
-    """Let a stage pass over one record of its input, from its next start on. Raises TopicError where none is there."""
-    count = partition_counts(bootstrap, timeout_s).get(skip.topic, 0)
-    if not 0 <= skip.partition < count:
-        raise TopicError(
-            f"topic {skip.topic} has {count} partitions on {bootstrap}, and none with number {skip.partition}"
-        )
-    first, end = kafka.ranges(bootstrap, {skip.topic: count}, timeout_s)[skip.topic, skip.partition]
-    if not first <= skip.offset < end:
-        raise TopicError(
-            f"{skip.topic}/{skip.partition} holds offsets {first} to {end - 1}, not {skip.offset}; take the one that "
-            "the worker's error names"
-        )
+    """Let a stage pass over one record of its input, from its next start on."""
     key = f"{skip.stage}/{skip.topic}/{skip.partition}/{skip.offset}".encode()
     kafka.append(bootstrap, [Output("trend.skips", 0, encode_json(skip), key)], timeout_s)
 

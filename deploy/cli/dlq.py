@@ -178,6 +178,9 @@ def redrive(
     mending = load_transform(transform) if transform else None
     address = find_bootstrap(settings)
     found = letters(address, selection, originals=True)
+    unknown = sorted(set(chosen) - {letter.id for letter in found})
+    if unknown:
+        raise ConfigurationError(f"no dead letter {unknown[0]!r} like that; `trendstream dlq list --each` lists them")
     mender = _mender(settings, address, mending)
     ready = [letter for letter in found if letter.open]
     plan = _plan(found, [mender.mend(letter, int(time.time() * 1000)) for letter in ready], transform, show_first)
@@ -218,10 +221,11 @@ def _mender(settings: Settings, address: str, transform: Transform | None) -> Me
 
 def _plan(found: list[Letter], mended: list[Mended], transform: str, shown: int) -> Facts:
     refused = [each for each in mended if each.refusal]
+    lost = sum(letter.redrive is None and not letter.open for letter in found)
     plan: Facts = {
         "letters": len(found),
         "sent before": sum(letter.redrive is not None for letter in found),
-        "cannot be sent": sum(letter.redrive is None and not letter.open for letter in found),
+        "cannot be sent": f"{lost:,}: ingest has taken the event, and its picture alone is dead" if lost else 0,
         "transform": transform or "none, as they are",
         "would be sent": sum(each.sendable for each in mended),
         "left out": sum(each.after is None and not each.refusal for each in mended),
@@ -243,7 +247,10 @@ def _plan(found: list[Letter], mended: list[Mended], transform: str, shown: int)
 def _selection(ids: tuple[str, ...], because: str, topic: str, since: str, until: str) -> Selection:
     from deploy.dead_letters import Selection
     from streams.ingest.reasons import Reason as Why
+    from streams.topics import PLATFORM_TOPICS
 
+    if topic not in ("", *PLATFORM_TOPICS):
+        raise ConfigurationError(f"--topic {topic!r}: letters come from {', '.join(PLATFORM_TOPICS)}")
     codes = [each.code for each in Why]
     if because and because not in codes:
         raise ConfigurationError(f"--because {because!r} is no reason; choose one of {', '.join(codes)}")

@@ -42,6 +42,8 @@ def list_(
     from deploy.rendering import iso
 
     found = published(find_bootstrap(load_settings(bootstrap=bootstrap)), model)[-limit:]
+    if model and not found:
+        raise ConfigurationError(f"--model {model!r}: model.heads holds no head of it")
     if as_json:
         for each in found:
             typer.echo(json.dumps(_plain(each)))
@@ -121,7 +123,8 @@ def diff(
 def promote(
     version: Version = "",
     file: Annotated[
-        Path | None, typer.Option(help="A head as JSON, as `topics cat model.heads --json` has it.")
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="A head as JSON, as `topics cat model.heads --json` has it."),
     ] = None,
     dry_run: DryRun = False,
     export: Export = False,
@@ -131,14 +134,12 @@ def promote(
 ) -> None:
     """Install a head, one of before or one of a file: the learner publishes it as a new version and goes on from it."""
     from deploy.heads import published
-    from streams.codecs import decode_json
-    from streams.records import Head
 
     if bool(version) == (file is not None):
         raise ConfigurationError("which head? give a VERSION, or --file")
     settings = load_settings(bootstrap=bootstrap)
     address = find_bootstrap(settings)
-    head = decode_json(file.read_bytes(), Head) if file else _target(settings, published(address), version).head
+    head = _of_file(file) if file else _target(settings, published(address), version).head
     plan: Facts = {"head": head.version, "network": head.model, "from": str(file) if file else "model.heads"}
     _install(address, "heads promote", head, plan, (dry_run, export), reason, yes)
 
@@ -190,6 +191,17 @@ def rollback(
         by_hand = any(each.head.revision for each in withdrawn) and not is_frozen(target.head)
         head = "learnt" if by_hand else new or target.head.version
         typer.echo(f"  trendstream replay plan --from {first} --to {last} --head {head}")
+
+
+def _of_file(file: Path) -> Head:
+    from streams.codecs import decode_json
+    from streams.errors import CodecError
+    from streams.records import Head
+
+    try:
+        return decode_json(file.read_bytes(), Head)
+    except CodecError as error:
+        raise ConfigurationError(f"--file {file} is no head: {error}") from error
 
 
 def _target(settings: Settings, found: list[Published], version: str) -> Published:

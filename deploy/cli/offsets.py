@@ -40,7 +40,7 @@ def reset(
     out for good. To see what other code or another head would have given, use `trendstream replay` instead.
     """
     from deploy.inspection import INPUTS, RUNNERS, inspect
-    from deploy.topics import set_offsets
+    from deploy.topics import check_offset, set_offsets
     from streams.records import Facts
 
     if stage not in INPUTS:
@@ -53,10 +53,10 @@ def reset(
         raise ConfigurationError(f"--topic {topic!r}: {stage} reads {', '.join(INPUTS[stage])}")
     settings = load_settings(bootstrap=bootstrap)
     address = find_bootstrap(settings)
+    if to_offset is not None:
+        check_offset(address, (topic, partition), to_offset, beyond=1)
     tasks = {(t.topic, t.partition): t for t in inspect(address, settings.partitions, 0).of(stage)}
     if to_offset is not None:
-        if (topic, partition) not in tasks:
-            raise ConfigurationError(f"--partition {partition}: {topic} has none of that number")
         wanted = {(topic, partition): to_offset}
     else:
         wanted = {key: t.progress.offset for key, t in tasks.items() if t.progress and t.progress.offset != t.committed}

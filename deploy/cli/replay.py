@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from deploy.brokers import find_bootstrap
-from deploy.cli.changing import DryRun, Reason, Yes, changing, show_facts
+from deploy.cli.changing import DryRun, Export, Reason, Yes, changing, only_planned, show_facts
 from deploy.cli.consoles import report_console
 from deploy.cli.instants import HELP, instant
 from deploy.errors import ConfigurationError
@@ -193,6 +193,7 @@ def apply(
     replay_id: Id,
     limit: Annotated[int, typer.Option(min=0, help="Corrections that are listed before they are sent.")] = 10,
     dry_run: DryRun = False,
+    export: Export = False,
     reason: Reason = "",
     yes: Yes = False,
     bootstrap: Bootstrap = None,
@@ -215,8 +216,7 @@ def apply(
         return
     what: Facts = {"replay": made.replay, "changed": made.change.described()}
     what |= {**_counts(left), "for example": _examples(left, limit)}
-    if dry_run:
-        show_facts(what)
+    if only_planned(what, dry_run, export):
         return
     with changing(address, "replay apply", what, reason, yes) as change:
         change.result |= {f"sent to {topic}": count for topic, count in correcting.publish(address, left).items()}

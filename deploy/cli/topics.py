@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from deploy.brokers import find_bootstrap
-from deploy.cli.changing import Reason, Yes, changing
+from deploy.cli.changing import DryRun, Export, Reason, Yes, changing, only_planned
 from deploy.cli.instants import HELP, instant
 from deploy.errors import ConfigurationError
 from deploy.settings import load_settings
@@ -87,8 +87,8 @@ def cat(
     from deploy.topics import read_topic
     from streams.topics import TOPICS
 
-    if topic not in TOPICS:
-        raise ConfigurationError(f"no topic {topic!r}; choose one of {', '.join(TOPICS)}")
+    if topic not in TOPICS and not topic.startswith("replay."):
+        raise ConfigurationError(f"no topic {topic!r}; choose one of {', '.join(TOPICS)}, or a replay's own")
     if bool(offset) + latest + bool(since) > 1:
         raise ConfigurationError("--offset, --since and --latest exclude each other; give one of them")
     address = find_bootstrap(load_settings(bootstrap=bootstrap))
@@ -131,7 +131,8 @@ def find(
 ) -> None:
     """Look for a text in every topic, external and internal: how many records hold it, and where the newest lie.
 
-    Sealed originals of dead letters and snapshots cannot be searched.
+    A product, platform:product_id, is looked for as such, in orders too, where its two parts lie apart. Sealed
+    originals of dead letters and snapshots cannot be searched.
     """
     import json
 
@@ -145,8 +146,11 @@ def find(
     for name in topic or ():
         if name not in TOPICS:
             raise ConfigurationError(f"no topic {name!r}; choose one of {', '.join(TOPICS)}")
-    wanted, start = Wanted(text=text, until=instant(until, "--until")), instant(since, "--since")
-    address = find_bootstrap(load_settings(bootstrap=bootstrap))
+    settings = load_settings(bootstrap=bootstrap)
+    address = find_bootstrap(settings)
+    before, start = instant(until, "--until"), instant(since, "--since")
+    is_product = "@" not in text and text.partition(":")[0] in settings.platforms  # with an @ it is a window or a score
+    wanted = Wanted(product=text, until=before) if is_product else Wanted(text=text, until=before)
     table = Table("topic", "records", "first (UTC)", "last (UTC)", "the newest lie at")
     for name in topic or [name for name in TOPICS if name != "trend.snapshots"]:
         found = [
@@ -170,6 +174,8 @@ def skip(
     topic: Annotated[str, typer.Argument(help="Its input topic.")],
     partition: Annotated[int, typer.Argument(min=0)],
     offset: Annotated[int, typer.Argument(min=0, help="Of the record that the stage cannot fold.")],
+    dry_run: DryRun = False,
+    export: Export = False,
     reason: Reason = "",
     yes: Yes = False,
     bootstrap: Bootstrap = None,
@@ -178,16 +184,19 @@ def skip(
 
     It holds from the worker's next start on, for replays too; what is passed over is kept in trend.skips.
     """
-    from deploy.supervisor import WORKERS
-    from deploy.topics import skip_record
+    from deploy.inspection import INPUTS, RUNNERS
+    from deploy.topics import check_offset, skip_record
     from streams.records import Facts, Skip
 
-    if stage not in WORKERS or stage == "features":
-        raise ConfigurationError(
-            f"no stage {stage!r}; choose one of {', '.join(w for w in WORKERS if w != 'features')}"
-        )
+    if stage not in RUNNERS:
+        raise ConfigurationError(f"no stage {stage!r}; choose one of {', '.join(RUNNERS)}")
+    if topic not in INPUTS[stage]:
+        raise ConfigurationError(f"{stage} does not read {topic!r}; it reads {', '.join(INPUTS[stage])}")
     address = find_bootstrap(load_settings(bootstrap=bootstrap))
+    check_offset(address, (topic, partition), offset)
     plan: Facts = {"stage": stage, "passes over": f"{topic}/{partition} offset {offset}", "from": "its next start on"}
+    if only_planned(plan, dry_run, export):
+        return
     with changing(address, "topics skip", plan, reason, yes) as change:
         of = change.begun
         skip_record(

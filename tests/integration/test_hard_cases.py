@@ -13,9 +13,9 @@ import pytest
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient, NewPartitions  # type: ignore[attr-defined]
 
-from deploy.errors import TopicError
+from deploy.errors import ConfigurationError
 from deploy.local_kafka import LocalKafka
-from deploy.topics import create_topics, skip_record
+from deploy.topics import check_offset, create_topics, skip_record
 from streams import kafka
 from streams.errors import BrokerError, MemoryLimitError, PoisonError, SnapshotError, StreamsError
 from streams.memory import resident_mib
@@ -190,9 +190,8 @@ def test_a_record_that_cannot_be_folded_stops_the_stage_with_its_place_and_can_b
 
 def test_a_skip_of_a_record_that_is_not_there_is_refused(bootstrap: str) -> None:
     for topic, partition, offset in (("images", 0, 0), ("images", 9, 0), ("nowhere", 0, 0)):
-        skip = Skip(stage="windows", topic=topic, partition=partition, offset=offset, reason="", by="", at=0)
-        with pytest.raises(TopicError, match=topic):
-            skip_record(bootstrap, skip)
+        with pytest.raises(ConfigurationError, match=topic):
+            check_offset(bootstrap, (topic, partition), offset)
 
 
 def test_an_emptied_snapshot_topic_is_said_and_the_log_is_folded_again_from_its_start(bootstrap: str) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType  # type: ignore[attr-defined]
 
 from deploy.cli import run
-from deploy.errors import LocalKafkaError, TopicError
+from deploy.errors import ConfigurationError, LocalKafkaError, TopicError
 from deploy.local_kafka import ESSENTIAL, LocalKafka, _command_line, fetch_jars, find_java, obstacle, require_java
 from deploy.topics import create_topics, describe_topics, read_topic
 from streams.codecs import encode
@@ -93,7 +95,7 @@ def test_reading_shows_committed_records_in_order_and_the_newest_on_demand(fresh
     assert [m.value for m in read_topic(fresh_kafka.bootstrap, "trend.scores")] == [b"0", b"2", b"1", b"3", b"5"]
     assert [m.value for m in read_topic(fresh_kafka.bootstrap, "trend.scores", partition=1)] == [b"1", b"3", b"5"]
     assert [m.value for m in read_topic(fresh_kafka.bootstrap, "trend.scores", latest=2)] == [b"3", b"5"]
-    with pytest.raises(TopicError, match="no partition 2; it has 0 to 1"):
+    with pytest.raises(ConfigurationError, match="no partition 2; it has 0 to 1"):
         read_topic(fresh_kafka.bootstrap, "trend.scores", partition=2)
 
 
@@ -162,6 +164,27 @@ def test_a_broker_started_by_one_process_is_found_and_stopped_by_another(tmp_pat
     assert broker("status")[0] == 1
     # An orphan that has ended stays in the process table, without a command line, until its new parent asks.
     assert _command_line(running.pid) == ""
+
+
+@needs_kafka
+def test_a_broker_ends_with_the_process_that_started_it_even_when_that_is_killed(tmp_path: Path) -> None:
+    starts = f"""
+import time
+from deploy.local_kafka import LocalKafka
+local = LocalKafka({str(tmp_path)!r}, jars={str(JARS)!r})
+print(local.start().pid, flush=True)
+time.sleep(600)
+"""
+    program = subprocess.Popen([sys.executable, "-c", starts], cwd=ROOT, stdout=subprocess.PIPE, start_new_session=True)
+    assert program.stdout is not None
+    pid = int(program.stdout.readline())
+    assert LocalKafka(tmp_path).running() is not None
+    os.killpg(program.pid, signal.SIGKILL)  # as the end of a test run that took too long
+    program.communicate()
+    deadline = time.monotonic() + 20
+    while _command_line(pid):
+        assert time.monotonic() < deadline, f"the broker (process {pid}) goes on"
+        time.sleep(0.05)
 
 
 def test_a_process_that_got_the_brokers_old_id_is_left_alone(tmp_path: Path) -> None:

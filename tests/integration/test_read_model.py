@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import sys
 import threading
 from collections.abc import Iterator, Sequence
@@ -26,27 +25,9 @@ from streams.signals.migrations import VERSION_TABLE, configuration
 from streams.signals.read_model import READ_TOPICS, ReadModel
 from streams.signals.tables import Table
 from streams.stage import Message
-from tests.postgres import fresh_database, running_postgres
 
 DAY = 86_400_000
 END = 20_000 * DAY
-_names = itertools.count()
-
-
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[str]:
-    with running_postgres() as url:
-        yield url
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """An empty database of each kind."""
-    if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path}/read model.db"
-        return
-    with fresh_database(request.getfixturevalue("postgres"), f"test{next(_names)}") as fresh:
-        yield fresh
 
 
 @pytest.fixture
@@ -187,6 +168,19 @@ def test_migrations_make_the_tables_that_the_code_expects_and_take_them_away(url
     model.migrate()
     assert model.positions() == {}
     model.close()
+
+
+def test_rows_of_an_older_version_lose_what_is_told_apart_since(model: ReadModel, url: str) -> None:
+    model.apply([score(revision=3), inventory(revision=3, offset=1), ads(revision=3, offset=2), audit(offset=3)])
+    engine = create_engine(url)
+    with engine.begin() as connection:
+        command.downgrade(configuration(connection), "0002")
+    model.migrate()
+    with engine.connect() as connection:
+        for table in ("scores", "inventory_signals", "ads_signals"):
+            assert connection.execute(text(f"SELECT revision, window_revision FROM {table}")).all() == [(3, 3)]
+    engine.dispose()
+    assert [row.command for row in model.audits()] == ["dlq redrive"]
 
 
 def _tables(connection: Connection) -> list[str]:
