@@ -6,30 +6,30 @@ it, the score from the window.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from deploy import pipeline
-from deploy.errors import DeployError
+from deploy.errors import ConfigurationError, DeployError
 from deploy.evidence import Piece, pieces
+from deploy.origins import Origins, Told, origins
 from deploy.settings import Settings
 from model.explain import Explanation, explain
 from model.heads import frozen_head
-from streams.calendars import DAY
+from streams.calendars import DAY, Calendar
 from streams.codecs import Rows, decode, decode_json
 from streams.errors import ReplayError
 from streams.partitioning import partition_of
-from streams.records import DAYS, EVENTS, MATURED, PREDICTIONS, VECTORS, WINDOWS, EventKind, Head, Score, WindowKind
+from streams.records import DAYS, MATURED, PREDICTIONS, WINDOWS, Head, Score, WindowKind
 from streams.replay.cut import cut
 from streams.replay.forks import Snapshots
 from streams.replay.log import Log
 from streams.stage import Message, TaskKey
 
-_LISTED = 12  # newest rows and outcomes that are named one by one
+_LISTED = 8  # newest outcomes that are named one by one
 
 
 class LineageError(DeployError):
@@ -48,27 +48,16 @@ class ScoreId:
 
     @staticmethod
     def parse(text: str) -> ScoreId:
-        """Raises LineageError."""
+        """Raises ConfigurationError."""
         window, slash, model = text.rpartition("/")
         product, at, number = window.rpartition("@")
         end, dot, revision = number.partition(".")
         if not (slash and model and at and ":" in product and end.isdigit() and (revision.isdigit() or not dot)):
-            raise LineageError(
+            raise ConfigurationError(
                 f"{text!r} is no score id; one looks like shop:p1@1760054400000/n0123456789, see "
                 "`trendstream topics cat trend.scores`"
             )
         return ScoreId(product, int(end), WindowKind.LIVE if dot else WindowKind.CLOSE, int(revision or 0), model)
-
-
-@dataclass
-class Source:
-    """Platform records of one partition of one topic that went into a window."""
-
-    topic: str
-    partition: int
-    first: int  # offset
-    last: int
-    rows: int = 0
 
 
 @dataclass
@@ -81,12 +70,8 @@ class Lineage:
     window: dict[str, Any]
     window_place: TaskKey
     window_offset: int
-    events: tuple[
-        int, int
-    ]  # offsets of trend.events in the same partition: the first row behind it, and where it holds
-    kinds: dict[str, int]  # rows of the product, by kind
-    sources: list[Source]
-    newest: list[dict[str, Any]]  # rows
+    day: tuple[int, int]  # that it tells of: the one just closed, or the open one; UTC ms, half open
+    origins: Origins
     head: Head
     outcomes: int  # that went into the head's epoch
     own_outcomes: list[dict[str, Any]]  # of these, the product's own
@@ -99,7 +84,7 @@ def lineage(
     log: Log,
     settings: Settings,
     score_id: str,
-    told: Callable[[str, int], Callable[[int], None]] = lambda name, total: lambda done: None,
+    told: Told = lambda name, total: lambda done: None,
 ) -> Lineage:
     """Raises LineageError where a part of it is gone. `told` hears of each long part, with its offsets."""
     wanted = ScoreId.parse(score_id)
@@ -120,9 +105,13 @@ def lineage(
     head = frozen if prediction["head"] == frozen.version else heads.get(prediction["head"])
     if head is None:
         raise LineageError(f"head {prediction['head']} is not in model.heads any more")
-    behind = _events(log, wanted, window, partition, told)
-    outcomes, own = _outcomes(log, head, wanted.product) if head.epoch else (0, [])
+    day = (window["end"], window["as_of"] + 1)
+    if wanted.kind == WindowKind.CLOSE:
+        calendar = calendar_of(settings, wanted.product)
+        day = (calendar.start(int(calendar.day(window["end"] - 1))), window["end"])
+    behind = origins(log, wanted.product, window, day, told)
     explanation = explain(row, bundle, head)
+    outcomes, own = _outcomes(log, head, wanted.product) if head.epoch else (0, [])
     found = Lineage(
         score=revisions[0],
         revisions=revisions,
@@ -130,10 +119,8 @@ def lineage(
         window=window,
         window_place=place,
         window_offset=message.offset,
-        events=behind.range,
-        kinds=dict(behind.kinds.most_common()),
-        sources=sorted(behind.sources.values(), key=lambda s: (s.topic, s.partition)),
-        newest=behind.newest[-_LISTED:],
+        day=day,
+        origins=behind,
         head=head,
         outcomes=outcomes,
         own_outcomes=own[-_LISTED:],
@@ -143,6 +130,40 @@ def lineage(
     found.same["score from the window"] = _same_score(log, settings, found, message, wanted)
     found.same["window from trend.events"] = _same_window(log, settings, found, message, wanted, told)
     return found
+
+
+def calendar_of(settings: Settings, product: str) -> Calendar:
+    """Of the product's platform. Raises ConfigurationError where the settings do not name it."""
+    platform = product.partition(":")[0]
+    if platform not in settings.platforms:
+        raise ConfigurationError(
+            f"{product} is of no platform that TRENDSTREAM_PLATFORMS names: {', '.join(settings.platforms)}"
+        )
+    return settings.calendars()[platform].calendar
+
+
+def scores_on(log: Log, product: str, day: tuple[int, int]) -> list[Score]:
+    """What was said of a product on a day (UTC ms, half open), from its first live window to its close; of a score, the
+    revision that holds. Raises LineageError where nothing was."""
+    task = ("trend.scores", partition_of(product, log.partitions("trend.scores")))
+    found: dict[str, Score] = {}
+    for message in log.read(task, cut(log, task, day[0]), log.range(task)[1]):
+        if message.value is not None and message.key == product.encode():
+            score = decode_json(message.value, Score)
+            on_day = score.window_end == day[0 if score.window_kind == "live" else 1]
+            if on_day and score.revision >= found.get(score.score_id, score).revision:
+                found[score.score_id] = score
+    if not found:
+        raise LineageError(
+            f"{task[0]}/{task[1]} holds no score of {product} of that day; see `trendstream topics find {product}`"
+        )
+    return sorted(found.values(), key=lambda s: (s.window_end, s.window_revision))
+
+
+def turns(scores: Sequence[Score]) -> list[Score]:
+    """Of a day's scores, those at which the class of the week becomes another one, and the last one."""
+    weeks = [score.horizons[1].trend_class for score in scores]
+    return [s for i, s in enumerate(scores) if i in (0, len(scores) - 1) or weeks[i] != weeks[i - 1]]
 
 
 def _revisions(log: Log, wanted: ScoreId, score_id: str, partition: int) -> list[Score]:
@@ -184,74 +205,6 @@ def _heads(log: Log, model: str) -> dict[str, Head]:
     return {head.version: head for head in heads if head.model == model}
 
 
-@dataclass
-class _Behind:
-    range: tuple[int, int]
-    kinds: Counter[str] = field(default_factory=Counter)
-    sources: dict[tuple[str, int], Source] = field(default_factory=dict)
-    newest: list[dict[str, Any]] = field(default_factory=list)
-    vectors: list[dict[str, Any]] = field(default_factory=list)
-
-
-def _events(
-    log: Log,
-    wanted: ScoreId,
-    window: Mapping[str, Any],
-    partition: int,
-    told: Callable[[str, int], Callable[[int], None]],
-) -> _Behind:
-    """The product's rows of trend.events within the window's days, up to the record at which it holds."""
-    task, last = ("trend.events", partition), int(window["offset"])
-    first = _offset_of(log, partition, wanted.end - DAYS * DAY)
-    done = told("rows of trend.events", last + 1 - first)
-    found = _Behind((last, last))
-    for number, message in enumerate(log.read(task, first, last + 1)):
-        if number % 100 == 0:
-            done(message.offset - first)
-        rows = decode(message.value or b"")
-        if rows.record not in (EVENTS, VECTORS):
-            continue
-        mine = np.flatnonzero(rows["product"] == wanted.product)
-        for row in rows.batch.take(mine).to_pylist() if len(mine) else ():
-            if row["at"] < wanted.end - (DAYS + 1) * DAY:
-                continue
-            found.range = (min(found.range[0], message.offset), last)
-            _count(found, row, message)
-            if rows.record is VECTORS and (row["at"] < wanted.end or wanted.kind == WindowKind.LIVE):
-                found.vectors.append(row)
-    return found
-
-
-def _count(found: _Behind, row: dict[str, Any], message: Message) -> None:
-    kind = EventKind(row["kind"]).name.lower() if "kind" in row else "vector"
-    found.kinds[kind] += 1
-    source = found.sources.setdefault(
-        (row["source"], row["source_partition"]),
-        Source(row["source"], row["source_partition"], row["source_offset"], row["source_offset"]),
-    )
-    source.first, source.last = min(source.first, row["source_offset"]), max(source.last, row["source_offset"])
-    source.rows += 1
-    names = ("at", "source", "source_partition", "source_offset", "quantity", "price")
-    shown = {name: row[name] for name in names if name in row}
-    found.newest.append({"kind": kind, **shown, "events_offset": message.offset})
-    del found.newest[: -4 * _LISTED]
-    found.newest.sort(key=lambda r: r["at"])
-
-
-def _offset_of(log: Log, partition: int, at: int) -> int:
-    """Of trend.events when a boundary was closed; the first one that is kept where there is none."""
-    first, _ = log.range(("trend.events", partition))
-    task = ("trend.windows", partition)
-    start = cut(log, task, at)
-    if start <= log.range(task)[0]:
-        return first
-    for message in log.read(task, start, log.range(task)[1]):
-        rows = decode(message.value or b"")
-        if rows.record is WINDOWS and len(rows):
-            return max(first, int(rows["offset"][0]))
-    return first
-
-
 def _outcomes(log: Log, head: Head, product: str) -> tuple[int, list[dict[str, Any]]]:
     """How many outcomes matured at the head's epoch, and the product's own of all that went into it or before."""
     task = ("trend.matured", 0)
@@ -288,7 +241,7 @@ def _same_window(
     found: Lineage,
     message: Message,
     wanted: ScoreId,
-    told: Callable[[str, int], Callable[[int], None]],
+    told: Told,
 ) -> bool | None:
     """Fold trend.events from the newest snapshot before it, and compare the window row by row."""
     spec = pipeline.windows_spec(settings)
