@@ -105,7 +105,8 @@ def test_nothing_is_published_beyond_this_machine() -> None:
 
 def test_the_image_installs_the_lock_file_and_runs_without_root() -> None:
     text = (ROOT / "Dockerfile").read_text()
-    assert "-r requirements.lock" in text
+    assert "requirements.lock > workers.lock" in text
+    assert "-r workers.lock" in text
     assert re.search(r"^USER trendstream$", text, re.MULTILINE)
     assert 'ENTRYPOINT ["trendstream"]' in text
     named = set(re.findall(rf"{PREFIX}\w+", text))
