@@ -199,13 +199,14 @@ def _step(
     # Every process draws and weighs the whole batch: the sum of their gradients is that of one process.
     weight = labelled(task, batch)
     weight = weight / weight.sum(dim=0).clamp(min=1) / weight.shape[1]
-    part = torch.arange(workers.rank, len(batch), workers.size, device=weight.device)
-    mine = batch.take(part)
-    answers = network.answers(network.read(mine.inputs), network.embed(mine.inputs), mine.inputs.present)
-    each = [losses(task, answer, mine, r) for answer in answers]
-    if mine.taught is not None:
-        each = [loss + missed(answer, mine.taught) for loss, answer in zip(each, answers, strict=True)]
-    loss = (torch.stack(each) * weight[part]).sum()
+    if workers.size > 1:
+        part = torch.arange(workers.rank, len(batch), workers.size, device=weight.device)
+        batch, weight = batch.take(part), weight[part]
+    answers = network.answers(network.read(batch.inputs), network.embed(batch.inputs), batch.inputs.present)
+    each = [losses(task, answer, batch, r) for answer in answers]
+    if batch.taught is not None:
+        each = [loss + missed(answer, batch.taught) for loss, answer in zip(each, answers, strict=True)]
+    loss = (torch.stack(each) * weight).sum()
     optimizer.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]
     total = (loss.detach() / len(answers)).reshape(1)
