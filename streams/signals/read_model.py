@@ -28,6 +28,10 @@ from streams.stage import Message
 
 FRESH_MS = 7 * 86_400_000  # queries leave out products whose newest window is that much older than their platform's
 
+_LEVELS = tuple(str(level) for level in QUANTILES)
+_NUMBERS = ("expected", "baseline", "trend", "class", "p_surging", "p_falling", *(f"q{q * 100:g}" for q in QUANTILES))
+_COLUMNS = {days: tuple(f"{name}_{days}" for name in _NUMBERS) for days in HORIZONS}  # of ScoreRow
+
 NewestRow = ScoreRow | InventoryRow | AdsRow | AuditRow
 Row = TypeVar("Row", ScoreRow, InventoryRow, AdsRow)
 
@@ -196,16 +200,16 @@ def _score_values(message: Message, value: bytes) -> dict[str, Any]:
         raise CodecError(f"score {score.score_id!r} has horizons {sorted(horizons)}, not {list(HORIZONS)}")
     numbers: dict[str, Any] = {}
     for days, horizon in horizons.items():
-        values = {
-            "expected": horizon.expected,
-            **{f"q{round(level * 100)}": horizon.quantiles[str(level)] for level in QUANTILES},
-            "baseline": horizon.baseline,
-            "trend": horizon.trend,
-            "class": horizon.trend_class,
-            "p_surging": horizon.probabilities["surging"],
-            "p_falling": horizon.probabilities["falling"],
-        }
-        numbers |= {f"{name}_{days}": number for name, number in values.items()}
+        values = (
+            horizon.expected,
+            horizon.baseline,
+            horizon.trend,
+            horizon.trend_class,
+            horizon.probabilities["surging"],
+            horizon.probabilities["falling"],
+            *[horizon.quantiles[level] for level in _LEVELS],
+        )
+        numbers.update(zip(_COLUMNS[days], values, strict=True))
     return {
         **_shared(message, score),
         "window_id": _clean(score.window_id),
