@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from tests.bench.windows import World, compare, measure_memory, measure_snapshot
+from pathlib import Path
+
+import pytest
+
+from tests.bench.restore import restore_s
+from tests.bench.windows import WITHOUT_CLOSES, World, compare, measure_memory, measure_snapshot
 
 
 def test_an_event_costs_more_where_there_are_more_products() -> None:
@@ -18,6 +23,12 @@ def test_a_hot_product_makes_its_events_dearer() -> None:
 def test_a_slow_product_takes_a_ring_of_its_own() -> None:
     held, world = measure_memory(10_000)
     assert held < 1.25 * 1536  # the tables of a small stage have some room to spare
-    cost = measure_snapshot(world, seconds=1)
+    cost = measure_snapshot(world, since=12)
     assert cost.pause_s < 2
     assert cost.megabytes * 1e6 < held * 10_000
+
+
+@pytest.mark.kafka
+def test_a_worker_would_not_go_on_from_a_snapshot_on_a_broker(tmp_path: Path) -> None:
+    world = World(1_000, close_windows=False)
+    assert restore_s(WITHOUT_CLOSES, world.stage.freeze(), world.next(12), tmp_path) < 60

@@ -11,6 +11,7 @@ import time
 import tracemalloc
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -23,12 +24,15 @@ from streams.calendars import DAY, HOUR, Platform
 from streams.codecs import Coded, encode
 from streams.records import CONTROL, DAYS, EVENTS, VECTOR, VECTORS, EventKind, SourceState
 from streams.stage import Message
+from tests.bench.restore import restore_s
 from tests.bench.suite import Part, Piece, Settings, Table
 
 RECORD = 4_000  # events of a record
 TURN = 20  # records that are timed together
 RATE = 1_500_000  # events a second of record time, so that live windows come as often as they would
 START = 20_000 * DAY
+SINCE = 60 * 50_000 // RECORD  # records that a restore folds again: a minute of 50,000 events a second
+WITHOUT_CLOSES = WindowConfig({"shop": Platform("shop")}, active_days=0)
 _TASK = ("trend.events", 0)
 _KINDS = np.asarray([4, 5, 6, 1, 2, 3, 7, 8, 9, 10], np.int8)  # EventKind
 _SHARES = (0.62, 0.08, 0.03, 0.15, 0.005, 0.01, 0.02, 0.005, 0.02, 0.06)
@@ -49,8 +53,7 @@ class World:
         weights = 1 / np.arange(1, products + 1)
         self._shares = np.cumsum(weights / weights.sum())
         self._offset = self._events = 0
-        config = WindowConfig({"shop": Platform("shop")}, active_days=56 if close_windows else 0)
-        self.stage = WindowStage(_TASK, config)
+        self.stage = WindowStage(_TASK, WindowConfig({"shop": Platform("shop")}) if close_windows else WITHOUT_CLOSES)
         self.stage.fold([self.watermark(START)])
         for first in range(0, products, 50_000):  # each product is known before anything is timed
             rows = np.arange(first, min(first + 50_000, products))
@@ -215,8 +218,8 @@ class SnapshotCost:
     restore_s: float  # from the blobs until the fold goes on, the input since folded again
 
 
-def measure_snapshot(world: World, seconds: int = 60, rate: int = 50_000) -> SnapshotCost:
-    """A snapshot and its restore, with so many seconds of input since; the broker is not in it.
+def measure_snapshot(world: World, since: int = SINCE) -> SnapshotCost:
+    """A snapshot and its restore, with so many records of input since; the broker is not in it.
 
     In CPU seconds, as they pass where nothing else has the core: there is one thread, which waits for nothing.
     """
@@ -230,16 +233,16 @@ def measure_snapshot(world: World, seconds: int = 60, rate: int = 50_000) -> Sna
         took = time.process_time() - begin
         longest, total = max(longest, took), total + took
     del frozen, blob
-    log = world.next(seconds * rate // RECORD)
+    log = world.next(since)
     begin = time.process_time()
-    again = WindowStage(_TASK, WindowConfig({"shop": Platform("shop")}, active_days=0))
+    again = WindowStage(_TASK, WITHOUT_CLOSES)
     again.restore(blobs)
     again.fold(log)
     restore = time.process_time() - begin
     return SnapshotCost(max(freeze, longest), total, sum(map(len, blobs.values())) / 1e6, restore)
 
 
-def measure(products: int = 1_000_000, records: int = 400) -> tuple[dict[str, dict[str, float]], Table]:
+def measure(folder: Path, products: int = 1_000_000, records: int = 400) -> tuple[dict[str, dict[str, float]], Table]:
     """The keys of the suite's JSON, and a table for people."""
     small = World(10_000)
     even, hot = compare(small, World(10_000, "hot"), records)
@@ -248,6 +251,7 @@ def measure(products: int = 1_000_000, records: int = 400) -> tuple[dict[str, di
     few, growth = compare(World(10_000, close_windows=False), World(products, close_windows=False), records)
     memory, world = measure_memory(products)
     snapshot = measure_snapshot(world)
+    restored = restore_s(WITHOUT_CLOSES, world.stage.freeze(), world.next(SINCE), folder)
     keys = {
         "windows": {
             "events_per_s": 1 / even,
@@ -255,7 +259,7 @@ def measure(products: int = 1_000_000, records: int = 400) -> tuple[dict[str, di
             "hot_key": hot,
             "bytes_per_product": memory,
         },
-        "snapshot": {"pause_s": snapshot.pause_s, "restore_s": snapshot.restore_s},
+        "snapshot": {"pause_s": snapshot.pause_s, "restore_s": restored},
     }
     rows = [
         ("events a CPU second, 10,000 products, even draw", f"{1 / even:,.0f}"),
@@ -268,13 +272,14 @@ def measure(products: int = 1_000_000, records: int = 400) -> tuple[dict[str, di
         ("snapshot: encoding between commits, CPU s", f"{snapshot.encode_s:.1f}"),
         ("snapshot: size, MB", f"{snapshot.megabytes:,.0f}"),
         ("restore and 60 s of 50,000 events/s, CPU s", f"{snapshot.restore_s:.1f}"),
+        ("the same of a worker on a broker, from its start until its fold goes on, s", f"{restored:.1f}"),
     ]
     del few
     return keys, Table("windows", ("what", "measured"), rows)
 
 
 def run(settings: Settings) -> Piece:
-    keys, table = measure()
+    keys, table = measure(settings.folder / "restore")
     return Piece(keys, [table])
 
 
