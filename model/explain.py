@@ -20,7 +20,7 @@ from model.distribution import accumulate
 from model.errors import ModelError
 from model.features import PRICE_CONTEXT, SERIES, TREND_CONTEXT, VECTORS, Doubles, Features, concatenate, extract
 from model.heads import LEAST, Correction, category_codes, frozen_head
-from model.reading import Reading, forward
+from model.reading import Reading, read
 from model.registry import Bundle
 from model.scoring import forecast
 from streams.codecs import Rows
@@ -181,7 +181,7 @@ def _swap(
 def _read(window: Rows, bundle: Bundle, features: Features, batch_rows: int) -> tuple[Rows, Reading]:
     n = len(features)
     rows = Rows(window.record, window.batch.take(np.zeros(n, np.int64)))
-    return rows, forward(bundle.network, features, batch_rows)
+    return rows, read(bundle.network, features, None, batch_rows)
 
 
 def _totals(window: Rows, bundle: Bundle, head: Correction, features: Features, batch_rows: int) -> Doubles:

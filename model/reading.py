@@ -33,17 +33,9 @@ class Reading:
     contributions: npt.NDArray[np.float32]  # [n, CONTRIBUTIONS] log mean of the longest horizon, with less without
 
 
-def read(network: Network, features: Features, baseline: Doubles, batch_rows: int) -> Reading:
-    """Run the network on windows with baseline [n, DELAYS] (n > 0), and again without each modality that is there."""
-    return _run(network, features, batch_rows, baseline)
-
-
-def forward(network: Network, features: Features, batch_rows: int) -> Reading:
-    """`read` without contributions, which are zero."""
-    return _run(network, features, batch_rows, None)
-
-
-def _run(network: Network, features: Features, batch_rows: int, baseline: Doubles | None) -> Reading:
+def read(network: Network, features: Features, baseline: Doubles | None, batch_rows: int) -> Reading:
+    """Run the network on n > 0 windows, and with their baseline [n, DELAYS] again without each modality that is there;
+    without it contributions are zero."""
     n = len(features)
     found: list[tuple[torch.Tensor, ...]] = []
     with torch.inference_mode():

@@ -80,23 +80,8 @@ def scores(rows: Rows, forecasts: Forecasts, contributions: npt.NDArray[np.float
     classes = forecasts.probabilities.argmax(axis=2).tolist()  # [n, horizons]
     changes = rounded(contributions.astype(np.float64))
     columns = (*keys, *encoders, *said, *numbers, classes, changes)
-    for (
-        product,
-        end,
-        kind,
-        revision,
-        as_of,
-        offset,
-        mask,
-        text,
-        image,
-        head,
-        late,
-        horizons,
-        means,
-        best,
-        change,
-    ) in zip(*columns, strict=True):
+    for row in zip(*columns, strict=True):
+        product, end, kind, revision, as_of, offset, mask, text, image, head, late, horizons, means, best, change = row
         platform, product_id = split_product(product)
         window = window_id(product, end, kind, revision)
         yield Score(

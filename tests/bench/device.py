@@ -27,7 +27,7 @@ from model.features import Features, concatenate, extract
 from model.heads import HeadStore
 from model.losses import losses, training_rows
 from model.network import NETWORKS, Answer, Batch, NetworkConfig, make_network
-from model.reading import forward, read
+from model.reading import read
 from model.scoring import InferenceConfig, InferenceStage
 from model.train import TrainConfig, train_on
 from streams.codecs import decode, encode
@@ -129,7 +129,7 @@ def inference(kind: str, device: torch.device, batches: tuple[int, ...], seconds
         bare = row["rate"]
         for what, work in (
             ("bare loop in bfloat16", partial(_forward_bf16, network, ready, device)),
-            ("from numpy and back", partial(forward, network, features, n)),
+            ("from numpy and back", partial(read, network, features, None, n)),
             ("… with contributions", partial(read, network, features, baseline, n)),
         ):
             row = measure(what, work)
@@ -233,7 +233,7 @@ def _bf16(network: Any, features: Features, device: torch.device) -> Any:
 
 def _all(network: Any, features: Features) -> Any:
     """[n, f and components] of one batch."""
-    reading = forward(network, features, len(features))
+    reading = read(network, features, None, len(features))
     return np.concatenate([reading.f, reading.components], axis=1)
 
 
