@@ -15,6 +15,6 @@ class WindowConfig:
     live_interval_ms: int = 250  # on the records' time
     live_rows: int = 200  # live windows of a platform at most per interval; the rest waits
     active_days: int = 56  # a product without any event for this long gets no close window
-    vector_half_life: float = 28.0  # days, of a vector in its pool
+    vector_half_life: float = 3.0  # days, of a vector in its pool: what reviews say of now, not of last month
     baseline: BaselineConfig = field(default_factory=BaselineConfig)
     max_bytes: int = 900_000  # of one record of trend.windows

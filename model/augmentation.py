@@ -22,7 +22,7 @@ class Augmentation:
     scaling: float = 0.0  # standard deviation of the log of a factor on a product's sales, before and after `end`
     jitter: float = 0.0  # standard deviation of noise on the series and the trends
     masked_days: float = 0.1  # share of days that look as usual
-    vector_noise: float = 0.0  # of text, picture and title vectors, against their length
+    vector_noise: float = 1.0  # of text, picture and title vectors, against their length
     modality_dropout: float = 0.2  # of each modality of a row, independently
     all_dropout: float = 0.1  # of all modalities of a row at once
 

@@ -292,9 +292,9 @@ def test_an_older_catalogue_row_or_level_replaces_a_newer_one() -> None:
 
 def test_vectors_are_not_the_decayed_mean_of_what_came() -> None:
     log = Log().events(order(A, T)).watermark(T)
-    log.vectors(vector(A, T, 1, 1.0), vector(A, T - 28 * DAY, 2, 4.0)).vectors(vector(A, T + 12 * HOUR, 3, 2.0))
+    log.vectors(vector(A, T, 1, 1.0), vector(A, T - 6 * DAY, 2, 4.0)).vectors(vector(A, T + 12 * HOUR, 3, 2.0))
     (window,) = closes(log.watermark(T + DAY))
-    weights = np.exp2(-np.asarray([0.5, 28.5, 0.0]) / 28)
+    weights = np.exp2(-np.asarray([0.5, 6.5, 0.0]) / 3)
     assert window["text"] == pytest.approx(np.full(64, (weights * [1.0, 4.0, 2.0]).sum() / weights.sum()), rel=1e-6)
     assert not window["image"].any()
     assert window["mask"] == 1 << Modality.TEXT
