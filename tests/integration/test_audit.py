@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 import typer
 
@@ -18,12 +19,11 @@ from deploy.cli import COMMANDS, _load, run
 from deploy.settings import load_settings
 from deploy.sink import run_sink
 from model.heads import frozen_head
-from model.registry import untrained_bundle
 from streams import kafka
 from streams.codecs import encode_json
 from streams.errors import BrokerError
 from streams.ingest.privacy import Keyring
-from streams.records import DeadLetter, SourcePosition
+from streams.records import DELAYS, DeadLetter, SalesClass, SourcePosition
 from streams.signals.read_model import ReadModel
 from streams.stage import Output, TaskKey
 from streams.topics import DAY_MS
@@ -101,8 +101,7 @@ def changeable(bootstrap: str, monkeypatch: pytest.MonkeyPatch) -> str:
     source = SourcePosition(topic="orders", partition=3, offset=1)
     about: dict[str, Any] = {"reason": "missing-field", "message": "", "stage": "ingest", "record_time": 1}
     letter = DeadLetter(dead_letter_id="orders/3/1", source=source, sealed=sealed, **about)
-    bundle = untrained_bundle()
-    frozen = frozen_head("audited", bundle.dispersion, bundle.categories)
+    frozen = frozen_head("audited", np.ones((DELAYS, len(SalesClass))), ())
     heads = [msgspec.structs.replace(frozen, version=f"audited-e{at}", epoch=at) for at in (DAY_MS, 2 * DAY_MS)]
     records = [Output("trend.events", 0, b"x"), Output("trend.dlq", 3, encode_json(letter), b"orders/3/1")]
     records += [Output("model.heads", 0, encode_json(head), head.version.encode()) for head in heads]
