@@ -97,7 +97,7 @@ def _doubles(values: npt.ArrayLike) -> Floats:
 def counts(cases: Cases, mean: Floats, r: Floats, version: str) -> Forecasts:
     """Negative binomial forecasts with `mean` and dispersion r [n, horizons]."""
     mean = np.maximum(mean, 1e-6)
-    quantiles = negative_binomial.quantile(np.asarray(QUANTILES), mean[:, :, None], r[:, :, None])
+    quantiles = negative_binomial.quantiles(QUANTILES, mean, r)
 
     def cdf(k: Floats) -> Floats:
         return negative_binomial.cdf(k, mean, r)

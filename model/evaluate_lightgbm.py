@@ -256,7 +256,7 @@ class LightGbm:
     @staticmethod
     def _loss(y: Ints, mean: Floats, sales_class: Ints) -> float:
         r = by_class(y, mean, sales_class)[sales_class]
-        return _quantile_loss(y, negative_binomial.quantile(np.asarray(QUANTILES), mean[:, None], r[:, None]))
+        return _quantile_loss(y, negative_binomial.quantiles(QUANTILES, mean, r))
 
 
 def _grid() -> Iterator[Choice]:

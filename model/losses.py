@@ -113,7 +113,7 @@ def quantile_loss(mean: Doubles, r: Doubles, units: Doubles, known: Doubles) -> 
     found = np.zeros(len(HORIZONS))
     for h in range(len(HORIZONS)):
         rows = np.flatnonzero(known[:, h])
-        y, q = units[rows, h, None], negative_binomial.quantile(np.array(LEVELS), mean[rows, h, None], r[rows, h, None])
+        y, q = units[rows, h, None], negative_binomial.quantiles(LEVELS, mean[rows, h], r[rows, h])
         missed = np.maximum(np.array(LEVELS) * (y - q), (np.array(LEVELS) - 1) * (y - q))
         found[h] = 2 * missed.mean(axis=1).sum() / max(float(y.sum()), 1.0)
     return found

@@ -44,7 +44,7 @@ def excess(run: Run, first: int, products: int, informed: bool) -> Excess:
     units = accumulate(np.concatenate([run.sold[i] for i in place]).astype(np.float64))
     means = np.maximum(accumulate(np.concatenate([run.truth[i] for i in place])), 1e-9)
     r = dispersion_of(units.astype(np.int64), means, sales_class).T[sales_class]  # [rows, horizons]
-    true = pinball(units, negative_binomial.quantile(LEVELS, means[:, :, None], r[:, :, None]))
+    true = pinball(units, negative_binomial.quantiles(LEVELS, means, r))
     loss = {name: pinball(units, np.concatenate([getattr(run, name)[i].quantiles for i in place]))
             for name in ("frozen", "updated", "informed")}  # fmt: skip
     oracle = loss["informed"] if informed else true
