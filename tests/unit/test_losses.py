@@ -96,7 +96,7 @@ def test_the_quantile_loss_would_not_be_least_at_the_truth() -> None:
 
 def test_an_augmentation_would_change_what_a_row_means(dataset: Dataset) -> None:
     rows = training_rows(dataset.take(np.arange(300)), CPU)
-    quiet = Augmentation(masked_days=0.0, modality_dropout=0.0, all_dropout=0.0)
+    quiet = Augmentation(masked_days=0.0, vector_noise=0.0, modality_dropout=0.0, all_dropout=0.0)
 
     def made(**on: float) -> Any:
         return augmented(rows, replace(quiet, **on), torch.Generator().manual_seed(3))
