@@ -52,7 +52,7 @@ chaos: setup kafka  ## 50 disturbances of a running system on three brokers, the
 bench: setup kafka  ## trendstream beside its peers on a local Kafka; build/bench/engine.json
 	@$(BIN)/python -m tests.bench $(BENCH)
 
-simulation: setup  ## heads on worlds whose truth is known, three seeds each; some minutes
+simulation: setup  ## heads and planted signals in worlds whose truth is known; some minutes
 	@$(BIN)/python -m pytest -m simulation -n 2 --dist load -rA --show-capture=stdout tests/simulation
 
 bench-short: setup kafka  ## the equal job beside its limit alone; fails when it is wrong or far slower than it was
