@@ -7,6 +7,7 @@ with.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -37,6 +38,7 @@ WIDTHS = tuple(right - left for left, right in zip((0, *HORIZONS[:-1]), HORIZONS
 FROZEN, FORGOTTEN = -1, -2  # in place of an epoch's index: the frozen head; one that is not kept any more
 NEVER = -(2**62)
 TAILS = (0.1, 0.9)  # PIT values outside of them, that the dispersion is to make as many as it should
+SHOCK_LIMIT = 1.0  # in usual shocks: an epoch with a larger one counts less
 LOOSE, LOOSE_CATEGORY = 1.0, 0.005  # variances of a level that is not learnt but allowed for
 
 
@@ -119,6 +121,12 @@ class Past:
     @property
     def dispersion(self) -> Floats:
         return self.state["dispersion"]
+
+
+def common_score(units: Floats, mean: Floats, r: Floats) -> float:
+    """How far all rows are off together, in standard deviations as if they were independent."""
+    weight = mean / (1 + mean / r)
+    return float((pearson(units, mean, r) * np.sqrt(weight)).sum() / np.sqrt(weight.sum()))
 
 
 class Estimator:
@@ -286,8 +294,9 @@ class Estimator:
             if b:
                 offset = offset + self._past_level(labels)
             r = self._r(b, labels)
-            kappa = self._kappa(b)
-            self._watch_shocks(b, labels.units, np.exp(offset + np.einsum("nf,f->n", x, theta)), r, epoch)
+            score = common_score(labels.units, np.exp(offset + np.einsum("nf,f->n", x, theta)), r)
+            kappa = self._kappa(b) * self._usual(b, score)
+            self._watch_shocks(b, score, epoch)
             theta, covariance = step(theta, covariance, x, offset, labels.units, r, kappa)
         if b:
             theta[: self.shared] = 0.0
@@ -336,13 +345,15 @@ class Estimator:
         found = [(np.flatnonzero((at == i) & (labels.delay == b)), self.past[i], b) for i, b in pairs]
         return [group for group in found if len(group[0])]
 
-    def _watch_shocks(self, b: int, units: Floats, mean: Floats, r: Floats, epoch: int) -> None:
+    def _usual(self, b: int, score: float) -> float:
+        """Weight of an epoch by its common shock, Huber's: the day before a holiday tells little of those after it."""
+        return min(1.0, SHOCK_LIMIT * math.sqrt(self.overdispersion(b)) / max(abs(score), LEAST))
+
+    def _watch_shocks(self, b: int, score: float, epoch: int) -> None:
         # Half the squared difference of neighbours is their variance without what a slow bias adds.
         first = self.shocks_at[b] == NEVER
         if not first and epoch - self.shocks_at[b] < (WIDTHS[b] - 0.1) * DAY:
             return
-        weight = mean / (1 + mean / r)
-        score = float((pearson(units, mean, r) * np.sqrt(weight)).sum() / np.sqrt(weight.sum()))
         if not first:
             limit = RESIDUAL_LIMIT**2 * self.overdispersion(b)
             decay = 0.5 ** (1 / self.config.overdispersion_half_life)
