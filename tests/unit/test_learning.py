@@ -216,6 +216,16 @@ def test_chance_alone_is_not_published_and_a_true_change_is_within_days() -> Non
     assert said_moved[26] > 0.5 * np.log(1.6)
 
 
+def test_one_day_of_three_times_the_usual_sales_is_no_new_level() -> None:
+    shocks = np.exp(np.random.default_rng(5).normal(size=80) * 0.1)
+    shocks[10:] *= 1.3
+    shocks[26] *= 3
+    run = World(days=30, partitions=1, demand=lambda day: float(shocks[day])).run()
+    said = np.array([np.log(m[:, 0].sum() / f[:, 0].sum()) for m, f in zip(run.mean, run.frozen, strict=True)])
+    assert said[27] > 0.5 * np.log(1.3), "the level that was there before is followed"
+    assert said[28] < said[27] + 0.2 * np.log(3)
+
+
 def test_what_all_late_forecasts_were_off_by_does_not_widen_what_is_said_after_it() -> None:
     world = World(products=20, partitions=1, days=50, rate=20.0,
                   demand=lambda day: 1.0 + (day >= 20), believed=lambda day: 1.0 + (day >= 22))  # fmt: skip
