@@ -40,6 +40,7 @@ Ints = npt.NDArray[np.int64]
 
 FROZEN, UPDATED, INTERCEPT = "trendstream frozen", "trendstream updated", "intercept only"
 POOLED = "lightgbm and tsb"
+LEAST_PRODUCTS = 10  # of a table: a bootstrap over fewer says nothing
 SERIES_STEP = 3  # judged boundaries from one origin of the per-series methods to the next
 # Code that a result depends on, beside its own module.
 _JUDGING = ("model/evaluate.py", "model/evaluate_panel.py", "model/error_metrics.py", "streams/negative_binomial.py")
@@ -366,7 +367,7 @@ def _tables(found: Mapping[str, Forecasts], panel: Panel, rows: Ints) -> Iterabl
         ),
         ("cold start, sold", "a product's first 28 days, from its first record on, after its first sale", young & sold),
     ):
-        if mine.any():
+        if len(np.unique(panel.product[rows[mine]])) >= LEAST_PRODUCTS:
             known = {n: f for n, f in found.items() if f.known[mine].all()}
             yield _table(name, about, np.flatnonzero(mine), known)
 
