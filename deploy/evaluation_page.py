@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import plotly.graph_objects as go
@@ -53,10 +54,10 @@ def _leaks(report: EvaluationReport) -> str:
 def _table(part: TableReport, charts: Charts) -> str:
     figures = part.segments[OVERALL].figures
     found = ['<div class="two">']
-    for metric, percent in (("quantile_loss", True), (AUC, False)):
-        found.append(
-            charts.add(_bars(figures[7][metric], f"{NAMES[metric]}, 7 days", not percent), 90 + 26 * len(part.methods))
-        )
+    for metric, higher in (("quantile_loss", False), (AUC, True)):
+        if any(math.isfinite(figure.value) for figure in figures[7][metric].values()):
+            bars = _bars(figures[7][metric], f"{NAMES[metric]}, 7 days", higher)
+            found.append(charts.add(bars, 90 + 26 * len(part.methods)))
     found.append("</div>")
     for days in SHOWN:
         metrics = figures[days]
