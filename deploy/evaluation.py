@@ -130,7 +130,11 @@ class Methods:
         return list(json.loads(path.read_text())["tried"]) if path.is_file() else []
 
     def _tuning_file(self) -> Path:
-        return self.folder / f"tuning-{short_hash([self.key, code_hash('model/evaluate_lightgbm.py')])}.json"
+        parts = [self.key, self._planned(), code_hash("model/evaluate_lightgbm.py", *_JUDGING)]
+        return self.folder / f"tuning-{short_hash(parts)}.json"
+
+    def _planned(self) -> list[str]:
+        return [str(v) for v in vars(self.plan).values()]
 
     def panel(self) -> Panel:
         plan = self.plan
@@ -272,7 +276,7 @@ class Methods:
 
     def _cases_key(self, panel: Panel, rows: Ints) -> list[Any]:
         digest = short_hash([panel.names[panel.product[rows]].tolist(), panel.day[rows].tolist()])
-        return [self.key, digest, [str(v) for v in vars(self.plan).values()]]
+        return [self.key, digest, self._planned()]
 
     def _forecasts(self, name: str, make: Callable[[], Forecasts]) -> Forecasts:
         return Forecasts(**self._arrays(name, lambda: vars(make())))
