@@ -83,7 +83,7 @@ format: setup  ## ruff: put in order what can be
 	@$(BIN)/ruff check --fix $(SOURCES)
 	@$(BIN)/ruff format $(SOURCES)
 
-contracts: setup  ## JSON Schemas of the topics in docs/contracts, from streams/records.py
+contracts: setup  ## JSON Schemas of the topics in docs/contracts, from streams/records/
 	@$(BIN)/python -m streams.contracts --write
 
 lock: setup  ## requirements.lock anew, from pyproject.toml

@@ -18,7 +18,7 @@ import msgspec
 
 from streams import kafka
 from streams.codecs import decode_json, encode_json
-from streams.records import Audit, Facts
+from streams.records.outside import Audit, Facts
 from streams.stage import Output
 
 TOPIC = "trend.audit"

@@ -15,7 +15,7 @@ from rich.table import Table
 from deploy.diagnosis import long
 from deploy.rendering import iso
 from streams import kafka
-from streams.records import Facts
+from streams.records.outside import Facts
 from streams.replay.corrections import Correction
 from streams.replay.cut import NEVER
 from streams.replay.diff import Diff

@@ -13,7 +13,7 @@ import msgspec
 from streams import kafka
 from streams.codecs import decode_json
 from streams.errors import CodecError
-from streams.records import DeadLetter, Failure, Redrive
+from streams.records.outside import DeadLetter, Failure, Redrive
 from streams.stage import Message
 
 DLQ, REDRIVES = "trend.dlq", "trend.redrives"

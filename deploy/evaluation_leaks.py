@@ -22,7 +22,7 @@ from model.evaluate import Forecasts
 from model.evaluate_loop import between
 from streams.calendars import HOUR
 from streams.codecs import Rows, decode
-from streams.records import ARROW_RECORDS, OUTCOMES, WINDOWS
+from streams.records.inside import ARROW_RECORDS, OUTCOMES, WINDOWS
 from streams.stage import Message
 
 SHOWN = 5  # events that are named; the rest is counted

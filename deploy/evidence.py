@@ -12,7 +12,8 @@ import numpy as np
 from model.explain import Explanation, effects
 from model.registry import Bundle
 from streams.codecs import Rows
-from streams.records import HORIZONS, Head, Modality
+from streams.records import HORIZONS, Modality
+from streams.records.outside import Head
 from streams.replay.log import Log
 
 LOOKED_AT = 64  # newest vectors of a modality

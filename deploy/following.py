@@ -11,7 +11,9 @@ from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, TopicPartition
 
 from streams import kafka
 from streams.codecs import decode, decode_json
-from streams.records import CLOSES, EVENTS, EventKind, Progress, Score, product_key
+from streams.records import EventKind, product_key
+from streams.records.inside import CLOSES, EVENTS
+from streams.records.outside import Progress, Score
 from streams.stage import Message
 
 

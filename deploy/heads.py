@@ -11,7 +11,9 @@ from deploy.errors import ConfigurationError
 from model.heads import head_key, is_frozen
 from streams import kafka
 from streams.codecs import decode_json, encode, encode_json
-from streams.records import HORIZONS, INSTALLS, AdsSignal, Head, InventorySignal, ModelEvent, Score, product_key
+from streams.records import HORIZONS, product_key
+from streams.records.inside import INSTALLS
+from streams.records.outside import AdsSignal, Head, InventorySignal, ModelEvent, Score
 from streams.stage import Message, Output
 
 LOG, PARTITION = "trend.matured", 0  # the learner's input, where it meets what is installed

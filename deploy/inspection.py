@@ -11,7 +11,7 @@ from deploy.dead_letters import DLQ, REDRIVES, Selection, letters
 from deploy.topics import active_groups, topic_settings
 from streams import kafka
 from streams.codecs import decode_json
-from streams.records import Head, Progress
+from streams.records.outside import Head, Progress
 from streams.snapshots import TOPIC as SNAPSHOTS
 from streams.snapshots import SnapshotReader
 from streams.topics import PLATFORM_TOPICS, TIME_TOPICS, TOPICS

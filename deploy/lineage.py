@@ -23,7 +23,9 @@ from streams.calendars import DAY, Calendar
 from streams.codecs import Rows, decode, decode_json
 from streams.errors import ReplayError
 from streams.partitioning import partition_of
-from streams.records import DAYS, MATURED, PREDICTIONS, WINDOWS, Head, Score, WindowKind
+from streams.records import DAYS, WindowKind
+from streams.records.inside import MATURED, PREDICTIONS, WINDOWS
+from streams.records.outside import Head, Score
 from streams.replay.cut import cut
 from streams.replay.forks import Snapshots
 from streams.replay.log import Log

@@ -17,7 +17,8 @@ from deploy.errors import ConfigurationError
 from deploy.settings import Settings
 from deploy.supervisor import ENCODERS, WORKERS
 from streams.observing import Silent
-from streams.records import HORIZONS, Progress
+from streams.records import HORIZONS
+from streams.records.outside import Progress
 from streams.stage import TaskKey
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)

@@ -12,7 +12,8 @@ import numpy as np
 from streams.calendars import DAY
 from streams.codecs import decode
 from streams.partitioning import partition_of
-from streams.records import DAYS, EVENTS, PROMOTION_KINDS, PROMOTIONS, VECTORS, WINDOWS, EventKind
+from streams.records import DAYS, PROMOTION_KINDS, EventKind
+from streams.records.inside import EVENTS, PROMOTIONS, VECTORS, WINDOWS
 from streams.replay.cut import cut
 from streams.replay.log import Log
 

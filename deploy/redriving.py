@@ -24,7 +24,7 @@ from deploy.errors import ConfigurationError, RedriveError
 from streams import kafka
 from streams.codecs import encode_json
 from streams.ingest.letters import Checker, Transform, TransformError, opened, transformed
-from streams.records import Redrive, SourcePosition
+from streams.records.outside import Redrive, SourcePosition
 from streams.stage import TaskKey
 
 _TRANSACTIONAL_ID = "trendstream.redrive"  # a second redrive fences the first

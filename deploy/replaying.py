@@ -22,7 +22,9 @@ from deploy.settings import Settings
 from deploy.topics import create_shadow_topics
 from streams.codecs import decode, decode_json
 from streams.errors import ReplayError
-from streams.records import PREDICTIONS, Head, Redrive, WindowKind
+from streams.records import WindowKind
+from streams.records.inside import PREDICTIONS
+from streams.records.outside import Head, Redrive
 from streams.replay import plan as planning
 from streams.replay.cut import NEVER, cut
 from streams.replay.diff import Differ

@@ -15,19 +15,8 @@ import pandas as pd
 
 from model.error_metrics import moving_average, seasonal_naive, wape
 from streams.codecs import Rows, decode
-from streams.records import (
-    CHANNELS,
-    CLASSES,
-    DAYS,
-    HORIZONS,
-    MATURED,
-    OUTCOMES,
-    PREDICTIONS,
-    QUANTILES,
-    WINDOWS,
-    WindowKind,
-    split_product,
-)
+from streams.records import CHANNELS, CLASSES, DAYS, HORIZONS, QUANTILES, WindowKind, split_product
+from streams.records.inside import MATURED, OUTCOMES, PREDICTIONS, WINDOWS
 from streams.stage import Message
 
 METHODS = ("trendstream", "frozen", "moving_average", "seasonal_naive")

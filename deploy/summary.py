@@ -14,7 +14,8 @@ from deploy.report import BidRow, ErrorSeries, ProductSeries, ReorderRow, RunRep
 from deploy.results import Results
 from deploy.sources import PlatformEvent
 from streams.codecs import decode_json
-from streams.records import HORIZONS, Head, ModelEvent, product_key
+from streams.records import HORIZONS, product_key
+from streams.records.outside import Head, ModelEvent
 from streams.signals.read_model import ReadModel
 from streams.signals.tables import ScoreRow
 from streams.stage import Message

@@ -17,7 +17,7 @@ from streams import kafka
 from streams.codecs import encode_json
 from streams.errors import BrokerError, UnreachableError
 from streams.kafka import partition_counts, read
-from streams.records import Skip
+from streams.records.outside import Skip
 from streams.replay.shadow import PROGRESS, shadow_topic
 from streams.stage import Message, Output, TaskKey
 from streams.topics import TOPICS, Topic, topics

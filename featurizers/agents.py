@@ -35,7 +35,7 @@ from featurizers.errors import EncodingError
 from streams.errors import BrokerError, UnreachableError
 from streams.kafka import MAX_RECORD_BYTES, partition_counts, wait_for_broker
 from streams.observing import Observer, Silent
-from streams.records import Progress
+from streams.records.outside import Progress
 from streams.stage import Message, Output, Stage, StageSpec
 
 _ENVELOPE = 64 * 1024  # a record's batch is a little larger than its value

@@ -22,7 +22,9 @@ from featurizers.pictures import MAX_BYTES, MAX_PIXELS, PictureError, PictureRea
 from featurizers.projection import Floats, Projection
 from streams.codecs import Coded, Column, Rows, decode, encode_json, split
 from streams.errors import CodecError
-from streams.records import PICTURES, TEXTS, VECTOR, VECTORS, ArrowRecord, DeadLetter, Modality, SourcePosition
+from streams.records import VECTOR, Modality
+from streams.records.inside import PICTURES, TEXTS, VECTORS, ArrowRecord
+from streams.records.outside import DeadLetter, SourcePosition
 from streams.stage import Message, Output
 
 T = TypeVar("T")

@@ -26,20 +26,8 @@ from featurizers.window_rows import Moment, Vocabulary, outcome_columns, window_
 from streams.calendars import Platform
 from streams.codecs import Rows, decode, split
 from streams.errors import SnapshotError
-from streams.records import (
-    CLOSES,
-    CONTROL,
-    DAYS,
-    EVENTS,
-    OUTCOMES,
-    PROMOTIONS,
-    VECTORS,
-    WINDOWS,
-    ArrowRecord,
-    EventKind,
-    WindowKind,
-    product_key,
-)
+from streams.records import DAYS, EventKind, WindowKind, product_key
+from streams.records.inside import CLOSES, CONTROL, EVENTS, OUTCOMES, PROMOTIONS, VECTORS, WINDOWS, ArrowRecord
 from streams.stage import Fact, Message, Output, TaskKey
 from streams.watermarks import CombinedWatermark
 

@@ -13,7 +13,8 @@ from model.errors import DatasetError
 from model.features import Doubles, Features, concatenate, extract
 from streams.calendars import DAY
 from streams.codecs import Rows, batches
-from streams.records import AHEAD, DAYS, DELAYS, HORIZONS, OUTCOMES, WINDOWS, WindowKind
+from streams.records import AHEAD, DAYS, DELAYS, HORIZONS, WindowKind
+from streams.records.inside import OUTCOMES, WINDOWS
 from streams.stage import Message
 
 Longs = npt.NDArray[np.int64]

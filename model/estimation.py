@@ -32,7 +32,8 @@ from model.heads import (
     step,
 )
 from streams.calendars import DAY
-from streams.records import DELAYS, HORIZONS, Head, SalesClass
+from streams.records import DELAYS, HORIZONS, SalesClass
+from streams.records.outside import Head
 
 WIDTHS = tuple(right - left for left, right in zip((0, *HORIZONS[:-1]), HORIZONS, strict=True))  # days
 FROZEN, FORGOTTEN = -1, -2  # in place of an epoch's index: the frozen head; one that is not kept any more

@@ -24,7 +24,9 @@ from model.registry import Bundle
 from model.scoring import InferenceConfig, InferenceStage
 from streams.calendars import Calendar
 from streams.codecs import Rows, decode, decode_json
-from streams.records import CLASSES, DELAYS, OUTCOMES, PREDICTIONS, QUANTILES, Head, Trend
+from streams.records import CLASSES, DELAYS, QUANTILES, Trend
+from streams.records.inside import OUTCOMES, PREDICTIONS
+from streams.records.outside import Head
 from streams.stage import Message, Output
 
 Floats = npt.NDArray[np.float64]

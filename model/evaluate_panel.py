@@ -13,19 +13,8 @@ from model.errors import DatasetError
 from model.evaluate import SURGE, Cases
 from streams.calendars import Calendar
 from streams.codecs import Rows, batches
-from streams.records import (
-    AHEAD,
-    CHANNELS,
-    DAYS,
-    DELAYS,
-    HORIZONS,
-    KNOWN,
-    OUTCOMES,
-    THRESHOLDS,
-    VECTOR,
-    WINDOWS,
-    WindowKind,
-)
+from streams.records import AHEAD, CHANNELS, DAYS, DELAYS, HORIZONS, KNOWN, THRESHOLDS, VECTOR, WindowKind
+from streams.records.inside import OUTCOMES, WINDOWS
 from streams.stage import Message
 
 Floats32 = npt.NDArray[np.float32]

@@ -24,7 +24,8 @@ from model.reading import Reading, read
 from model.registry import Bundle
 from model.scoring import forecast
 from streams.codecs import Rows
-from streams.records import KNOWN, PROMOTION_KINDS, Head, Modality
+from streams.records import KNOWN, PROMOTION_KINDS, Modality
+from streams.records.outside import Head
 
 METHOD = "exact Shapley values on the log of the expected units"
 BASELINE, PRODUCT, HEAD, TODAY = "baseline", "product", "head", "day so far"

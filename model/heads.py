@@ -19,7 +19,8 @@ import numpy.typing as npt
 
 from model.errors import ModelError
 from streams.codecs import decode_json
-from streams.records import COMPONENTS, DELAYS, HORIZONS, Head, SalesClass
+from streams.records import COMPONENTS, DELAYS, HORIZONS, SalesClass
+from streams.records.outside import Head
 from streams.stage import Message
 
 Floats = npt.NDArray[np.float64]

@@ -17,23 +17,8 @@ from model.distribution import MEDIAN
 from streams.calendars import DAY
 from streams.codecs import Column, Rows, batches, encode, split
 from streams.errors import SnapshotError
-from streams.records import (
-    CLOSES,
-    COMPONENTS,
-    DELAYS,
-    F32,
-    F64,
-    HORIZONS,
-    I8,
-    I64,
-    MATURED,
-    OUTCOMES,
-    PREDICTIONS,
-    QUANTILES,
-    TEXT,
-    ArrowRecord,
-    WindowKind,
-)
+from streams.records import COMPONENTS, DELAYS, HORIZONS, QUANTILES, WindowKind
+from streams.records.inside import CLOSES, F32, F64, I8, I64, MATURED, OUTCOMES, PREDICTIONS, TEXT, ArrowRecord
 from streams.stage import Fact, Message, Output, TaskKey
 
 MATURED_TOPIC, MATURED_PARTITION = "trend.matured", 0

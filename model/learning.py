@@ -26,7 +26,9 @@ from model.heads import Floats, Ints, category_codes, frozen_head, head_key, hea
 from streams.calendars import DAY
 from streams.codecs import Rows, batches, decode, decode_json, encode_batch, encode_json
 from streams.errors import SnapshotError
-from streams.records import CLOSES, HORIZONS, INSTALLS, MATURED, Head, ModelEvent
+from streams.records import HORIZONS
+from streams.records.inside import CLOSES, INSTALLS, MATURED
+from streams.records.outside import Head, ModelEvent
 from streams.stage import Fact, Message, Output, TaskKey
 
 HEADS_TOPIC, EVENTS_TOPIC, PARTITION = "model.heads", "model.events", 0

@@ -20,13 +20,12 @@ from streams.records import (
     DELAYS,
     HORIZONS,
     QUANTILES,
-    Horizon,
     Modality,
-    Score,
     WindowKind,
     split_product,
     window_id,
 )
+from streams.records.outside import Horizon, Score
 
 _LIVE = int(WindowKind.LIVE)  # to ask the enum for every row takes as long as to make its horizon
 

@@ -22,17 +22,9 @@ from model.reading import Reading, read
 from model.registry import Bundle
 from model.scores import Forecasts, scores
 from streams.codecs import Coded, Rows, decode, encode_json, split
-from streams.records import (
-    CHANNELS,
-    CLOSES,
-    HORIZONS,
-    OUTCOMES,
-    PREDICTIONS,
-    THRESHOLDS,
-    WINDOWS,
-    Head,
-    WindowKind,
-)
+from streams.records import CHANNELS, HORIZONS, THRESHOLDS, WindowKind
+from streams.records.inside import CLOSES, OUTCOMES, PREDICTIONS, WINDOWS
+from streams.records.outside import Head
 from streams.stage import Fact, Message, Output, TaskKey
 
 PREDICTIONS_TOPIC, SCORES_TOPIC = "trend.predictions", "trend.scores"

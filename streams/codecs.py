@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from streams.errors import CodecError
-from streams.records import ARROW_RECORDS, ArrowRecord
+from streams.records.inside import ARROW_RECORDS, ArrowRecord
 from streams.stage import Message
 
 # Batches are small: handing columns to arrow's thread pool costs more than it gives.
@@ -78,7 +78,7 @@ def encode(record: ArrowRecord, columns: Mapping[str, Column | Coded]) -> bytes:
     """One Arrow IPC stream with one batch; every column of the record's schema must be given."""
     missing = set(record.schema.names) ^ set(columns)
     if missing:
-        raise CodecError(f"{record.name}: columns {sorted(missing)} are missing or unknown; see streams/records.py")
+        raise CodecError(f"{record.name}: columns {sorted(missing)} are missing or unknown; see streams/records/")
     arrays = [_array(columns[field.name], field.type) for field in record.schema]
     return encode_batch(pa.RecordBatch.from_arrays(arrays, schema=record.schema))
 

@@ -1,4 +1,4 @@
-"""JSON Schemas of every outside record, made from `streams/records.py`: docs/contracts/<topic>.schema.json.
+"""JSON Schemas of every outside record, made from `streams/records/`: docs/contracts/<topic>.schema.json.
 
 `python -m streams.contracts --write` writes them and their table; without it the command only compares, and ends with 1
 where they drifted.
@@ -15,7 +15,8 @@ from typing import Any
 import msgspec
 
 from streams.ingest.reasons import Reason
-from streams.records import JSON_RECORDS, PLATFORM_RECORDS
+from streams.records.outside import JSON_RECORDS
+from streams.records.platform import PLATFORM_RECORDS
 from streams.topics import TOPICS
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "contracts"
@@ -23,7 +24,7 @@ FOLDER = Path(__file__).resolve().parent.parent / "docs" / "contracts"
 _INTRODUCTION = """# Contracts
 
 What the platform sends and what consumers read: one JSON record per event, keyed as below. The schemas (JSON Schema,
-draft 2020-12) are made from `streams/records.py` by `python -m streams.contracts --write`; a test fails when they
+draft 2020-12) are made from `streams/records/` by `python -m streams.contracts --write`; a test fails when they
 drift.
 
 Unknown fields are allowed and ignored. Instants that the platform sends are RFC 3339 text with an offset, or integer

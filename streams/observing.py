@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from streams.records import Progress
+from streams.records.outside import Progress
 from streams.stage import TaskKey
 
 

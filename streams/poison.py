@@ -9,7 +9,7 @@ from streams import kafka
 from streams.codecs import decode_json
 from streams.errors import PoisonError, StreamsError
 from streams.observing import Observer
-from streams.records import Skip
+from streams.records.outside import Skip
 from streams.stage import Message, Output, Stage
 
 SKIPS = "trend.skips"

@@ -18,7 +18,7 @@ from streams.codecs import decode_json
 from streams.errors import BrokerError, SnapshotError
 from streams.observing import Observer
 from streams.poison import Guard
-from streams.records import Progress, SnapshotManifest
+from streams.records.outside import Progress, SnapshotManifest
 from streams.snapshots import TOPIC as SNAPSHOTS
 from streams.snapshots import SnapshotReader, snapshot_partition
 from streams.stage import Message, Output, Stage, StageSpec, TaskKey

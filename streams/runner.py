@@ -25,7 +25,7 @@ from streams.memory import resident_mib
 from streams.observing import Observer, Silent
 from streams.patience import Patience
 from streams.poison import Guard
-from streams.records import Progress, SnapshotManifest
+from streams.records.outside import Progress, SnapshotManifest
 from streams.restore import PROGRESS, EndedError, Restored, Restorer, progress_key
 from streams.snapshots import Upload, drop, ladder
 from streams.stage import Clock, Message, Output, Stage, StageSpec, TaskKey, TaskStatus, frozen, reported

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from streams.codecs import decode_json, encode_json
 from streams.partitioning import partition_of
-from streams.records import Chunk, SnapshotManifest
+from streams.records.outside import Chunk, SnapshotManifest
 from streams.stage import Blob, Message, Output, TaskKey
 
 TOPIC = "trend.snapshots"

@@ -11,7 +11,7 @@ import typer
 
 from deploy.audit import Change, audited
 from deploy.errors import ConfigurationError
-from streams.records import Facts
+from streams.records.outside import Facts
 
 Reason = Annotated[str, typer.Option(help="Why; it is kept in trend.audit. Asked for where it is not given.")]
 # kafka-consumer-groups says --execute; so may whoever is used to that.

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from deploy.dead_letters import Letter, Selection
     from deploy.redriving import Mended, Mender
     from streams.ingest.letters import Transform
-    from streams.records import Facts
+    from streams.records.outside import Facts
 
 dlq = typer.Typer(help="List dead letters, show one with its error, and send their events again.", no_args_is_help=True)
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from deploy.evidence import Piece
     from deploy.lineage import Lineage
     from deploy.origins import Sources
-    from streams.records import Facts
+    from streams.records.outside import Facts
     from streams.replay.log import Log
 
 

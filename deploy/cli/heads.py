@@ -18,7 +18,7 @@ from deploy.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from deploy.heads import Published, Touched
-    from streams.records import Facts, Head
+    from streams.records.outside import Facts, Head
 
 heads = typer.Typer(help="List heads, compare them, install one, or roll back to one.", no_args_is_help=True)
 
@@ -196,7 +196,7 @@ def rollback(
 def _of_file(file: Path) -> Head:
     from streams.codecs import decode_json
     from streams.errors import CodecError
-    from streams.records import Head
+    from streams.records.outside import Head
 
     try:
         return decode_json(file.read_bytes(), Head)

@@ -41,7 +41,7 @@ def reset(
     """
     from deploy.inspection import INPUTS, RUNNERS, inspect
     from deploy.topics import check_offset, set_offsets
-    from streams.records import Facts
+    from streams.records.outside import Facts
 
     if stage not in INPUTS:
         raise ConfigurationError(f"no stage {stage!r}; choose one of {', '.join(INPUTS)}")

@@ -18,7 +18,7 @@ from deploy.errors import ConfigurationError
 from deploy.settings import Settings, load_settings
 
 if TYPE_CHECKING:
-    from streams.records import AdsSignal, Facts, InventorySignal, Score
+    from streams.records.outside import AdsSignal, Facts, InventorySignal, Score
     from streams.replay.corrections import Correction
     from streams.replay.log import KafkaLog
     from streams.replay.plan import Plan
@@ -230,7 +230,7 @@ def _counts(left: list[Correction]) -> dict[str, int]:
 
 def _examples(left: list[Correction], limit: int) -> list[str]:
     """Orders and bids that move; products where none does."""
-    from streams.records import Score
+    from streams.records.outside import Score
 
     lines = []
     for c in left:
@@ -241,7 +241,7 @@ def _examples(left: list[Correction], limit: int) -> list[str]:
 
 
 def _decided(record: Score | InventorySignal | AdsSignal | None) -> str:
-    from streams.records import AdsSignal, InventorySignal
+    from streams.records.outside import AdsSignal, InventorySignal
 
     if isinstance(record, InventorySignal):
         return f"order {record.suggested_order:,}"

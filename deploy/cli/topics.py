@@ -186,7 +186,7 @@ def skip(
     """
     from deploy.inspection import INPUTS, RUNNERS
     from deploy.topics import check_offset, skip_record
-    from streams.records import Facts, Skip
+    from streams.records.outside import Facts, Skip
 
     if stage not in RUNNERS:
         raise ConfigurationError(f"no stage {stage!r}; choose one of {', '.join(RUNNERS)}")

@@ -13,7 +13,8 @@ import pyarrow as pa
 from streams.codecs import Coded, Column, encode, split
 from streams.ingest.columns import OrderRows
 from streams.ingest.products import Products
-from streams.records import CONTROL, EVENTS, PICTURES, PROMOTIONS, TEXTS, ArrowRecord, EventKind, SourceState
+from streams.records import EventKind, SourceState
+from streams.records.inside import CONTROL, EVENTS, PICTURES, PROMOTIONS, TEXTS, ArrowRecord
 from streams.stage import Output, TaskKey
 
 EventRow: TypeAlias = tuple[int, str, int, int, int, int, int, int, str, int, float, float, float, int]

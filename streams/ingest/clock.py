@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from streams.codecs import encode
 from streams.ingest.stage import IngestStage
-from streams.records import CONTROL, NO_WATERMARK, SourceState
+from streams.records import NO_WATERMARK, SourceState
+from streams.records.inside import CONTROL
 from streams.stage import Output, TaskKey, TaskStatus
 from streams.topics import DAY_MS, TIME_TOPICS
 

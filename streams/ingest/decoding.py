@@ -9,7 +9,7 @@ import msgspec
 
 from streams.ingest.reasons import Reason, RejectedError
 from streams.ingest.text import mask
-from streams.records import PLATFORM_RECORDS, PlatformRecord
+from streams.records.platform import PLATFORM_RECORDS, PlatformRecord
 from streams.topics import PLATFORM_MAX_BYTES
 
 _SHOWN = 40  # characters of a value in a message

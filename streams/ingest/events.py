@@ -16,20 +16,8 @@ from streams.ingest.privacy import Keyring
 from streams.ingest.reasons import Reason, RejectedError
 from streams.ingest.text import clean, personal
 from streams.ingest.values import digits_of, epoch_ms, minor_units
-from streams.records import (
-    PROMOTION_KINDS,
-    Behavior,
-    EventKind,
-    Image,
-    InventoryLevel,
-    Modality,
-    Order,
-    PlatformRecord,
-    Product,
-    Promotion,
-    Review,
-    product_key,
-)
+from streams.records import PROMOTION_KINDS, EventKind, Modality, product_key
+from streams.records.platform import Behavior, Image, InventoryLevel, Order, PlatformRecord, Product, Promotion, Review
 from streams.stage import Message
 
 _MAX_STOCK = 10**9

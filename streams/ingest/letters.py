@@ -16,7 +16,7 @@ from streams.ingest.decoding import RecordDecoder
 from streams.ingest.events import EventReader
 from streams.ingest.privacy import Keyring, unseal
 from streams.ingest.reasons import Reason, RejectedError
-from streams.records import DeadLetter
+from streams.records.outside import DeadLetter
 from streams.stage import Message
 
 # A JSON document, or the bytes of what is none, to what is sent in its place; None leaves it dead.

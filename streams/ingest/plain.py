@@ -25,7 +25,8 @@ from streams.ingest.orders import packed
 from streams.ingest.privacy import Keyring, digests
 from streams.ingest.products import Products
 from streams.ingest.values import END, epoch_ms, minor_units
-from streams.records import Order, product_key
+from streams.records import product_key
+from streams.records.platform import Order
 from streams.stage import Message, offsets, timestamps, values
 from streams.topics import DAY_MS, PLATFORM_MAX_BYTES
 

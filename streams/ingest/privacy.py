@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESSIV
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from streams.errors import CodecError
-from streams.records import DeadLetter
+from streams.records.outside import DeadLetter
 
 DIGEST_BYTES = 16
 Primed: TypeAlias = hashlib.blake2b

@@ -20,7 +20,8 @@ from streams.ingest.products import Products
 from streams.ingest.reasons import Reason, RejectedError
 from streams.ingest.seen import SeenIds
 from streams.partitioning import partition_of
-from streams.records import DeadLetter, EventKind, SourcePosition, SourceState
+from streams.records import EventKind, SourceState
+from streams.records.outside import DeadLetter, SourcePosition
 from streams.stage import Fact, Message, Output, TaskKey
 from streams.topics import DAY_MS, PLATFORM_MAX_BYTES, TIME_TOPICS
 from streams.watermarks import SourceWatermark

@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 
 from streams.codecs import decode
-from streams.records import CLOSES, MATURED, PREDICTIONS
+from streams.records.inside import CLOSES, MATURED, PREDICTIONS
 from streams.replay.cut import boundary, cut, is_correction
 from streams.replay.forks import Fork
 from streams.replay.log import Log, Place, without

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import msgspec
 
 from streams.codecs import encode_json
-from streams.records import AdsSignal, InventorySignal, Score
+from streams.records.outside import AdsSignal, InventorySignal, Score
 from streams.replay.pairs import ADS, INVENTORY, Pair, differs
 from streams.stage import Output
 

@@ -13,7 +13,7 @@ import msgspec
 
 from streams.calendars import DAY
 from streams.codecs import Rows, decode
-from streams.records import CLOSES, MATURED, OUTCOMES, PREDICTIONS, WINDOWS
+from streams.records.inside import CLOSES, MATURED, OUTCOMES, PREDICTIONS, WINDOWS
 from streams.replay.log import Log
 from streams.stage import Message, TaskKey
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import msgspec
 
-from streams.records import HORIZONS, Score
+from streams.records import HORIZONS
+from streams.records.outside import Score
 from streams.replay.pairs import Pair
 from streams.replay.plan import Plan
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import msgspec
 
 from streams.errors import ReplayError, SnapshotError
-from streams.records import SnapshotManifest
+from streams.records.outside import SnapshotManifest
 from streams.replay.log import Log
 from streams.snapshots import TOPIC, SnapshotReader, snapshot_partition
 from streams.stage import Message, Stage, StageSpec, TaskKey

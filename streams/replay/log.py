@@ -12,7 +12,7 @@ from streams import kafka
 from streams.codecs import decode_json
 from streams.embedded import EmbeddedLog
 from streams.errors import UnreachableError
-from streams.records import Skip
+from streams.records.outside import Skip
 from streams.stage import Message, TaskKey
 
 Place = tuple[str, int, int]  # topic, partition, offset

@@ -16,7 +16,8 @@ from typing import TypeVar
 import msgspec
 
 from streams.codecs import decode_json
-from streams.records import AdsSignal, InventorySignal, Score, product_key
+from streams.records import product_key
+from streams.records.outside import AdsSignal, InventorySignal, Score
 from streams.replay.cut import cut
 from streams.replay.log import Log
 from streams.replay.plan import Plan

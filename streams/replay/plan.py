@@ -12,7 +12,9 @@ from streams.calendars import DAY
 from streams.codecs import decode, decode_json
 from streams.errors import ReplayError
 from streams.partitioning import partition_of
-from streams.records import CLOSES, WINDOWS, Progress, WindowKind
+from streams.records import WindowKind
+from streams.records.inside import CLOSES, WINDOWS
+from streams.records.outside import Progress
 from streams.replay.cut import NEVER, boundary, cut
 from streams.replay.forks import Fork, Snapshots
 from streams.replay.log import Log

@@ -18,7 +18,8 @@ import pyarrow as pa
 
 from streams.codecs import Rows, decode, encode_batch
 from streams.errors import ReplayError
-from streams.records import CONTROL, EVENTS, EventKind
+from streams.records import EventKind
+from streams.records.inside import CONTROL, EVENTS
 from streams.stage import Message
 from streams.watermarks import CombinedWatermark
 

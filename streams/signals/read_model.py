@@ -20,7 +20,8 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from streams.codecs import decode_json
 from streams.errors import CodecError, ReadModelError
-from streams.records import HORIZONS, QUANTILES, AdsSignal, Audit, InventorySignal, Score
+from streams.records import HORIZONS, QUANTILES
+from streams.records.outside import AdsSignal, Audit, InventorySignal, Score
 from streams.signals.database import Database
 from streams.signals.migrations import configuration
 from streams.signals.tables import AdsRow, AuditRow, InventoryRow, PositionRow, ScoreRow, Table

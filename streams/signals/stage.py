@@ -10,7 +10,9 @@ import numpy as np
 
 from streams.codecs import Rows, batches, encode_json
 from streams.errors import SnapshotError
-from streams.records import PREDICTIONS, AdsSignal, InventorySignal, split_product, window_id
+from streams.records import split_product, window_id
+from streams.records.inside import PREDICTIONS
+from streams.records.outside import AdsSignal, InventorySignal
 from streams.signals.ads import AdsDecisions, decide_ads
 from streams.signals.config import SignalConfig
 from streams.signals.demand import Bools, Demand, Floats

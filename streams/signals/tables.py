@@ -10,7 +10,7 @@ from typing import ClassVar
 from sqlalchemy import JSON, BigInteger, Double, Index, Integer, Text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from streams.records import Facts
+from streams.records.outside import Facts
 
 
 class Table(DeclarativeBase):

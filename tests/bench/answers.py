@@ -12,7 +12,8 @@ import numpy.typing as npt
 
 from streams.calendars import DAY
 from streams.codecs import decode
-from streams.records import CONTROL, EVENTS, PREDICTIONS, WINDOWS, WindowKind
+from streams.records import WindowKind
+from streams.records.inside import CONTROL, EVENTS, PREDICTIONS, WINDOWS
 from streams.stage import Message
 from streams.watermarks import CombinedWatermark
 

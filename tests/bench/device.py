@@ -31,7 +31,8 @@ from model.reading import read
 from model.scoring import InferenceConfig, InferenceStage
 from model.train import TrainConfig, train_on
 from streams.codecs import decode, encode
-from streams.records import HORIZONS, WINDOWS, SalesClass
+from streams.records import HORIZONS, SalesClass
+from streams.records.inside import WINDOWS
 from tests.unit.synthetic_windows import history, lively_bundle, message, small_windows
 
 ROWS = 64

@@ -21,7 +21,9 @@ from model.reading import read
 from model.registry import Bundle
 from model.scoring import InferenceConfig, InferenceStage
 from streams.codecs import Rows, decode, encode, encode_json
-from streams.records import DAYS, WINDOWS, Head, Modality
+from streams.records import DAYS, Modality
+from streams.records.inside import WINDOWS
+from streams.records.outside import Head
 from streams.stage import Message
 from tests.unit.synthetic_windows import START, learnt_head, lively_bundle, message, window_columns
 

@@ -18,7 +18,7 @@ import msgspec
 from streams.calendars import Platform
 from streams.ingest import IngestConfig, IngestStage
 from streams.ingest.privacy import DIGEST_BYTES
-from streams.records import Order
+from streams.records.platform import Order
 from streams.stage import Message
 from tests.bench.suite import Part, Piece, Settings, Table
 

@@ -22,7 +22,8 @@ from featurizers.window_config import WindowConfig
 from featurizers.windows import WindowStage
 from streams.calendars import DAY, HOUR, Platform
 from streams.codecs import Coded, encode
-from streams.records import CONTROL, DAYS, EVENTS, VECTOR, VECTORS, EventKind, SourceState
+from streams.records import DAYS, VECTOR, EventKind, SourceState
+from streams.records.inside import CONTROL, EVENTS, VECTORS
 from streams.stage import Message
 from tests.bench.restore import restore_s
 from tests.bench.suite import Part, Piece, Settings, Table

@@ -13,7 +13,8 @@ from deploy.settings import Settings
 from model.registry import Bundle
 from streams import kafka
 from streams.codecs import decode, decode_json
-from streams.records import TEXTS, VECTORS, ArrowRecord, DeadLetter, Score
+from streams.records.inside import TEXTS, VECTORS, ArrowRecord
+from streams.records.outside import DeadLetter, Score
 from streams.signals.read_model import ReadModel
 from streams.stage import Message
 from streams.topics import PLATFORM_TOPICS

@@ -1,4 +1,4 @@
-"""docs/contracts/ is what `streams/records.py` says, and says what ingest takes."""
+"""docs/contracts/ is what `streams/records/` says, and says what ingest takes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import pytest
 
 from streams import contracts
 from streams.ingest.reasons import Reason
-from streams.records import JSON_RECORDS, PLATFORM_RECORDS
+from streams.records.outside import JSON_RECORDS
+from streams.records.platform import PLATFORM_RECORDS
 
 EXAMPLES: dict[str, dict[str, Any]] = {
     "orders": {

@@ -14,7 +14,7 @@ from deploy.following import stage_counters
 from deploy.settings import Settings
 from streams import kafka
 from streams.codecs import decode
-from streams.records import EVENTS, OUTCOMES, WINDOWS, ArrowRecord
+from streams.records.inside import EVENTS, OUTCOMES, WINDOWS, ArrowRecord
 from streams.stage import Message, Output
 from streams.topics import DAY_MS
 from tests.drills import truth

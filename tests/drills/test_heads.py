@@ -14,7 +14,7 @@ from deploy.heads import published
 from deploy.settings import Settings
 from streams import kafka
 from streams.codecs import decode_json, encode_json
-from streams.records import Score
+from streams.records.outside import Score
 from streams.topics import DAY_MS
 from tests.drills import truth
 from tests.drills.events import START, days, levels

@@ -13,7 +13,7 @@ from prometheus_client import generate_latest
 
 from deploy.metrics import MetricsObserver, serve
 from deploy.settings import Settings
-from streams.records import Progress
+from streams.records.outside import Progress
 from tests.conftest import ROOT
 from tests.drills.scraping import RULES, TOOLS, needs_prometheus
 

@@ -17,7 +17,7 @@ from deploy.settings import Settings
 from streams import kafka
 from streams.codecs import decode
 from streams.ingest.letters import Checker
-from streams.records import EVENTS
+from streams.records.inside import EVENTS
 from streams.stage import Output
 from tests.drills.events import order
 from tests.drills.stages import stages, wait_until

@@ -13,7 +13,8 @@ from deploy.settings import Settings
 from model.registry import untrained_bundle
 from streams import kafka
 from streams.codecs import decode, decode_json
-from streams.records import EVENTS, Head, Score
+from streams.records.inside import EVENTS
+from streams.records.outside import Head, Score
 from streams.topics import DAY_MS
 from tests.drills.events import START, days, produce
 from tests.drills.on_call import drill

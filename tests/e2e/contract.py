@@ -11,7 +11,8 @@ from model.registry import Bundle
 from streams.calendars import Calendar
 from streams.codecs import decode
 from streams.embedded import fold
-from streams.records import CHANNELS, DAYS, EVENTS, INSTALLS, PREDICTIONS, TEXTS, WINDOWS, ArrowRecord, WindowKind
+from streams.records import CHANNELS, DAYS, WindowKind
+from streams.records.inside import EVENTS, INSTALLS, PREDICTIONS, TEXTS, WINDOWS, ArrowRecord
 from streams.replay.cut import is_correction
 from streams.stage import Message, Output, StageSpec
 from streams.topics import PLATFORM_TOPICS

@@ -14,7 +14,7 @@ from deploy.following import stage_counters
 from deploy.supervisor import start_worker
 from streams import kafka
 from streams.codecs import decode_json
-from streams.records import Progress
+from streams.records.outside import Progress
 from streams.stage import Message
 
 ENCODERS = ("text", "image")

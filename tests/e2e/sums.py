@@ -10,7 +10,7 @@ import numpy as np
 
 from deploy.sources import OLIST
 from streams.codecs import decode_json
-from streams.records import DeadLetter
+from streams.records.outside import DeadLetter
 from streams.stage import Message
 from tests.e2e.contract import units_of_days
 

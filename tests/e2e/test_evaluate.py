@@ -32,7 +32,8 @@ from model.train import TrainConfig
 from streams.calendars import DAY, HOUR, Platform
 from streams.codecs import decode, encode_batch
 from streams.embedded import EmbeddedLog, EmbeddedRunner
-from streams.records import CHANNELS, DAYS, PREDICTIONS, WINDOWS
+from streams.records import CHANNELS, DAYS
+from streams.records.inside import PREDICTIONS, WINDOWS
 from streams.topics import topics
 
 SHOP = Platform("shop", "UTC", "EUR")

@@ -28,7 +28,9 @@ from deploy.topics import create_topics
 from model.registry import Bundle, load_bundle, newest, save_bundle, untrained_bundle
 from streams import kafka
 from streams.codecs import decode, decode_json
-from streams.records import PREDICTIONS, WINDOWS, DeadLetter, Score, WindowKind
+from streams.records import WindowKind
+from streams.records.inside import PREDICTIONS, WINDOWS
+from streams.records.outside import DeadLetter, Score
 from streams.signals.read_model import ReadModel
 from streams.stage import Message
 from tests.conftest import JARS
@@ -225,7 +227,7 @@ def test_windows_before_t_do_not_change_without_the_events_from_t_on(finished: F
     from deploy import pipeline
     from streams.codecs import encode_batch
     from streams.embedded import fold
-    from streams.records import CONTROL
+    from streams.records.inside import CONTROL
 
     spec = pipeline.windows_spec(finished.settings)
     log = finished.topics["trend.events"][0]

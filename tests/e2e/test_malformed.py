@@ -17,7 +17,9 @@ from PIL import Image
 from deploy.topics import create_topics
 from streams import kafka
 from streams.codecs import decode, decode_json
-from streams.records import EVENTS, DeadLetter, EventKind
+from streams.records import EventKind
+from streams.records.inside import EVENTS
+from streams.records.outside import DeadLetter
 from streams.topics import PLATFORM_MAX_BYTES
 from tests.e2e.running import running
 

@@ -22,7 +22,7 @@ from featurizers.projection import random_projection
 from featurizers.text import TextEncoder
 from model.registry import untrained_bundle
 from streams.codecs import decode_json
-from streams.records import Score
+from streams.records.outside import Score
 
 DAY = 86_400_000
 START = 1_704_067_200_000  # 2024-01-01

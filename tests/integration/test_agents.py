@@ -25,7 +25,9 @@ from featurizers.projection import Floats, random_projection
 from streams import kafka
 from streams.codecs import decode, decode_json, encode
 from streams.observing import Silent
-from streams.records import PICTURES, TEXTS, DeadLetter, Modality
+from streams.records import Modality
+from streams.records.inside import PICTURES, TEXTS
+from streams.records.outside import DeadLetter
 from streams.stage import StageSpec, TaskKey
 from tests.conftest import JARS
 

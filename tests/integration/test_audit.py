@@ -23,7 +23,8 @@ from streams import kafka
 from streams.codecs import encode_json
 from streams.errors import BrokerError
 from streams.ingest.privacy import Keyring
-from streams.records import DELAYS, DeadLetter, SalesClass, SourcePosition
+from streams.records import DELAYS, SalesClass
+from streams.records.outside import DeadLetter, SourcePosition
 from streams.signals.read_model import ReadModel
 from streams.stage import Output, TaskKey
 from streams.topics import DAY_MS

@@ -14,7 +14,7 @@ import pytest
 from streams import kafka
 from streams.calendars import DAY, Platform
 from streams.codecs import decode
-from streams.records import CLOSES
+from streams.records.inside import CLOSES
 from tests.conftest import TestBroker
 from tests.e2e.contract import units_of_days
 from tests.e2e.running import running

@@ -20,7 +20,7 @@ from streams import kafka
 from streams.errors import BrokerError, MemoryLimitError, PoisonError, SnapshotError, StreamsError
 from streams.memory import resident_mib
 from streams.observing import Silent
-from streams.records import Skip
+from streams.records.outside import Skip
 from streams.runner import Runner, RunnerConfig
 from streams.stage import Message, Output, StageSpec, TaskKey
 from tests.conftest import JARS

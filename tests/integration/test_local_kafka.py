@@ -22,7 +22,7 @@ from deploy.topics import create_topics, describe_topics, read_topic
 from streams.codecs import encode
 from streams.errors import BrokerError
 from streams.kafka import producer
-from streams.records import CLOSES
+from streams.records.inside import CLOSES
 from streams.topics import MIB, TOPICS
 from tests.conftest import JARS, ROOT, TestBroker
 

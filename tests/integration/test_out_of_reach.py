@@ -13,7 +13,7 @@ from deploy.local_kafka import LocalKafka
 from deploy.topics import create_topics
 from streams import kafka
 from streams.codecs import decode
-from streams.records import EVENTS
+from streams.records.inside import EVENTS
 from tests.conftest import JARS
 from tests.e2e.running import Workers, running
 

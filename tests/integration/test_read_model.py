@@ -20,7 +20,8 @@ from sqlalchemy import Connection, create_engine, inspect, text
 
 from streams.codecs import encode_json
 from streams.errors import CodecError, ReadModelError
-from streams.records import HORIZONS, AdsSignal, Audit, Horizon, InventorySignal, Score
+from streams.records import HORIZONS
+from streams.records.outside import AdsSignal, Audit, Horizon, InventorySignal, Score
 from streams.signals.migrations import VERSION_TABLE, configuration
 from streams.signals.read_model import READ_TOPICS, ReadModel
 from streams.signals.tables import Table

@@ -19,7 +19,7 @@ from deploy.topics import create_topics
 from streams import kafka
 from streams.codecs import decode_json
 from streams.embedded import fold
-from streams.records import Progress
+from streams.records.outside import Progress
 from streams.runner import Runner, RunnerConfig
 from streams.stage import Message, Output, StageSpec
 from tests.conftest import JARS

@@ -14,7 +14,7 @@ import pytest
 from deploy.cli import run
 from streams.codecs import encode
 from streams.kafka import append, end_offsets
-from streams.records import TEXTS
+from streams.records.inside import TEXTS
 from streams.stage import Output
 from tests.conftest import TestBroker
 

@@ -8,18 +8,10 @@ from typing import Any
 from streams.codecs import Rows, decode, decode_json
 from streams.embedded import fold
 from streams.ingest import IngestStage
-from streams.records import (
-    CHANNELS,
-    CLOSES,
-    CONTROL,
-    DAYS,
-    EVENTS,
-    OUTCOMES,
-    DeadLetter,
-    Progress,
-    WindowKind,
-)
-from streams.records import WINDOWS as WINDOW_RECORDS
+from streams.records import CHANNELS, DAYS, WindowKind
+from streams.records.inside import CLOSES, CONTROL, EVENTS, OUTCOMES
+from streams.records.inside import WINDOWS as WINDOW_RECORDS
+from streams.records.outside import DeadLetter, Progress
 from streams.restore import PROGRESS
 from streams.snapshots import TOPIC as SNAPSHOTS
 from streams.snapshots import SnapshotReader

@@ -8,7 +8,7 @@ from typing import Any
 
 from streams import kafka
 from streams.codecs import decode_json
-from streams.records import Progress
+from streams.records.outside import Progress
 from streams.restore import PROGRESS, Restored, Restorer, progress_key
 from streams.runner import Runner, _Task
 from streams.snapshots import SnapshotReader

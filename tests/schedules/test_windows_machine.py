@@ -12,7 +12,8 @@ from featurizers.window_config import WindowConfig
 from featurizers.windows import WindowStage
 from streams.calendars import HOUR, Platform
 from streams.codecs import decode
-from streams.records import CHANNELS, DAYS, WINDOWS, EventKind, SourceState, WindowKind
+from streams.records import CHANNELS, DAYS, EventKind, SourceState, WindowKind
+from streams.records.inside import WINDOWS
 from streams.stage import Output
 from tests.schedules import oracle
 from tests.schedules.checks import compare_windows, tell

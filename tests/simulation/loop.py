@@ -19,19 +19,9 @@ from model.labels import LabelStage
 from model.learning import LearnerConfig, LearnerStage
 from streams.calendars import DAY
 from streams.codecs import decode_json, encode
-from streams.records import (
-    COMPONENTS,
-    DAYS,
-    DELAYS,
-    HORIZONS,
-    OUTCOMES,
-    PREDICTIONS,
-    QUANTILES,
-    Head,
-    ModelEvent,
-    SalesClass,
-    WindowKind,
-)
+from streams.records import COMPONENTS, DAYS, DELAYS, HORIZONS, QUANTILES, SalesClass, WindowKind
+from streams.records.inside import OUTCOMES, PREDICTIONS
+from streams.records.outside import Head, ModelEvent
 from streams.stage import Output
 from tests.simulation.world import CATEGORIES, Floats, Ints, World
 from tests.unit.sales_world import START, closes, message

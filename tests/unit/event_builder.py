@@ -12,17 +12,8 @@ import numpy as np
 from featurizers.window_config import WindowConfig
 from featurizers.windows import WindowStage
 from streams.codecs import Rows, decode, encode
-from streams.records import (
-    CONTROL,
-    EVENTS,
-    PROMOTION_KINDS,
-    PROMOTIONS,
-    VECTOR,
-    VECTORS,
-    EventKind,
-    Modality,
-    SourceState,
-)
+from streams.records import PROMOTION_KINDS, VECTOR, EventKind, Modality, SourceState
+from streams.records.inside import CONTROL, EVENTS, PROMOTIONS, VECTORS
 from streams.stage import Message, Output
 
 TASK = ("trend.events", 3)

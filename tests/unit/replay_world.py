@@ -21,7 +21,7 @@ from model.registry import Bundle, save_bundle
 from streams.calendars import DAY, HOUR
 from streams.codecs import decode_json, encode_json
 from streams.embedded import EmbeddedLog
-from streams.records import Progress, Score
+from streams.records.outside import Progress, Score
 from streams.replay.corrections import corrections
 from streams.replay.log import MemoryLog
 from streams.replay.pairs import pairs

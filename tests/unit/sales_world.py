@@ -15,18 +15,9 @@ from model.labels import LabelStage
 from model.learning import LearnerConfig, LearnerStage
 from streams.calendars import DAY
 from streams.codecs import decode, decode_json, encode
-from streams.records import (
-    CLOSES,
-    COMPONENTS,
-    DELAYS,
-    HORIZONS,
-    OUTCOMES,
-    PREDICTIONS,
-    QUANTILES,
-    Head,
-    ModelEvent,
-    WindowKind,
-)
+from streams.records import COMPONENTS, DELAYS, HORIZONS, QUANTILES, WindowKind
+from streams.records.inside import CLOSES, OUTCOMES, PREDICTIONS
+from streams.records.outside import Head, ModelEvent
 from streams.stage import Message, Output
 
 MODEL = "n1"

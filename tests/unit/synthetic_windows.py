@@ -18,20 +18,18 @@ from streams.codecs import encode
 from streams.records import (
     AHEAD,
     CHANNELS,
-    CLOSES,
     DAYS,
     DELAYS,
     HORIZONS,
     HOURS,
     KNOWN,
-    OUTCOMES,
     VECTOR,
-    WINDOWS,
-    Head,
     Modality,
     SalesClass,
     WindowKind,
 )
+from streams.records.inside import CLOSES, OUTCOMES, WINDOWS
+from streams.records.outside import Head
 from streams.stage import Message
 
 START = 20_000 * DAY  # end of the first window

@@ -13,7 +13,7 @@ import pytest
 from deploy.diagnosis import diagnose
 from deploy.inspection import INPUTS, RUNNERS, STATEFUL, Held, Installation, TaskState
 from model.heads import frozen_head
-from streams.records import Progress
+from streams.records.outside import Progress
 from streams.topics import DAY_MS, topics
 
 NOW = 20_000 * DAY_MS

@@ -18,7 +18,9 @@ from featurizers.errors import EncodingError
 from featurizers.projection import Floats, random_projection
 from streams.codecs import decode, decode_json, encode
 from streams.errors import CodecError
-from streams.records import PICTURES, TEXTS, DeadLetter, Modality
+from streams.records import Modality
+from streams.records.inside import PICTURES, TEXTS
+from streams.records.outside import DeadLetter
 from streams.stage import Message, Output
 
 

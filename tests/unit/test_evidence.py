@@ -19,7 +19,7 @@ from model.registry import save_bundle
 from streams.calendars import DAY, HOUR, Calendar
 from streams.codecs import decode_json
 from streams.embedded import EmbeddedLog
-from streams.records import Score
+from streams.records.outside import Score
 from streams.replay.log import MemoryLog
 from tests.unit.synthetic_windows import lively_bundle
 from tests.unit.test_encoding import LetterEncoder

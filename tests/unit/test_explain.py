@@ -19,7 +19,9 @@ from model.heads import HeadStore, frozen_head
 from model.registry import Bundle
 from model.scoring import InferenceConfig, InferenceStage
 from streams.codecs import Rows, decode, decode_json, encode, encode_json
-from streams.records import VECTOR, WINDOWS, Head, Modality, Score
+from streams.records import VECTOR, Modality
+from streams.records.inside import WINDOWS
+from streams.records.outside import Head, Score
 from streams.stage import Message
 from tests.unit.synthetic_windows import ALL, lively_bundle, made_live, message, small_windows
 

@@ -17,7 +17,7 @@ from model.features import extract
 from model.network import Batch, NetworkConfig
 from model.registry import WEIGHTS, Bundle, load_bundle, save_bundle
 from streams.codecs import decode, encode
-from streams.records import WINDOWS
+from streams.records.inside import WINDOWS
 from tests.unit.synthetic_windows import lively_bundle, small_windows
 
 FEATURES = extract(decode(encode(WINDOWS, small_windows(64))))

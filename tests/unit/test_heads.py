@@ -19,7 +19,8 @@ from model.heads import (
     step,
 )
 from streams.codecs import decode_json, encode_json
-from streams.records import COMPONENTS, DELAYS, Head
+from streams.records import COMPONENTS, DELAYS
+from streams.records.outside import Head
 from streams.stage import Message
 
 CATEGORIES = ("fruit", "bread")

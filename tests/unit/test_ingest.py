@@ -20,7 +20,9 @@ from streams.ingest import IngestConfig, IngestStage, unseal
 from streams.ingest.privacy import Keyring
 from streams.ingest.reasons import Reason
 from streams.partitioning import partition_of
-from streams.records import CONTROL, PROMOTION_KINDS, DeadLetter, EventKind, Modality
+from streams.records import PROMOTION_KINDS, EventKind, Modality
+from streams.records.inside import CONTROL
+from streams.records.outside import DeadLetter
 from streams.stage import Message, Output
 from streams.topics import PLATFORM_MAX_BYTES
 

@@ -5,7 +5,8 @@ from model.labels import KEEP, LabelConfig, LabelStage
 from streams.calendars import DAY
 from streams.codecs import decode
 from streams.errors import SnapshotError
-from streams.records import DELAYS, MATURED, QUANTILES, WindowKind
+from streams.records import DELAYS, QUANTILES, WindowKind
+from streams.records.inside import MATURED
 from tests.unit.sales_world import START, closes, message, outcomes, predictions
 
 TASK = ("trend.predictions", 3)

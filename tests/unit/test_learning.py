@@ -15,7 +15,8 @@ from streams.calendars import DAY
 from streams.codecs import decode, decode_json, encode, encode_json
 from streams.errors import SnapshotError
 from streams.negative_binomial import quantile
-from streams.records import INSTALLS, Head, ModelEvent
+from streams.records.inside import INSTALLS
+from streams.records.outside import Head, ModelEvent
 from streams.stage import Output
 from tests.unit.sales_world import MODEL, START, Run, World, closes, learner_config, message, outcomes, predictions
 

@@ -14,7 +14,7 @@ from deploy.sources import PlatformEvent
 from featurizers.projection import random_projection
 from streams.calendars import DAY, HOUR
 from streams.codecs import decode
-from streams.records import WINDOWS
+from streams.records.inside import WINDOWS
 from tests.unit.test_encoding import LetterEncoder
 
 START = 1_704_067_200_000  # 2024-01-01 in UTC, 19:00 of the day before in New York

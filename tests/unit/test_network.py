@@ -15,7 +15,8 @@ from model.errors import ModelError
 from model.features import Features, concatenate, extract
 from model.network import NETWORKS, SEQUENCES, Batch, Network, NetworkConfig, make_network
 from streams.codecs import Rows, decode, encode
-from streams.records import AHEAD, DAYS, DELAYS, KNOWN, VECTOR, WINDOWS, Modality
+from streams.records import AHEAD, DAYS, DELAYS, KNOWN, VECTOR, Modality
+from streams.records.inside import WINDOWS
 from tests.unit.synthetic_windows import ALL, lively_bundle, made_live, small_windows
 
 CPU = torch.device("cpu")

@@ -13,7 +13,8 @@ from rich.console import Console
 
 from deploy.rendering import iso, json_lines, render
 from streams.codecs import encode
-from streams.records import ARROW_RECORDS, CHANNELS, DAYS, NO_WATERMARK, WINDOWS, ArrowRecord, WindowKind
+from streams.records import CHANNELS, DAYS, NO_WATERMARK, WindowKind
+from streams.records.inside import ARROW_RECORDS, WINDOWS, ArrowRecord
 from streams.stage import Message
 
 END = 1_500_000_000_000 // 86_400_000 * 86_400_000  # 2017-07-14

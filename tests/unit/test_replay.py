@@ -17,7 +17,9 @@ from deploy.errors import ConfigurationError
 from deploy.lineage import lineage
 from streams.calendars import DAY
 from streams.codecs import decode, decode_json, encode_batch, encode_json
-from streams.records import OUTCOMES, Head, Skip, WindowKind
+from streams.records import WindowKind
+from streams.records.inside import OUTCOMES
+from streams.records.outside import Head, Skip
 from streams.replay.diff import Differ
 from streams.replay.forks import Snapshots
 from streams.replay.log import MemoryLog

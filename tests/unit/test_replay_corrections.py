@@ -18,7 +18,8 @@ from model.registry import save_bundle
 from streams.calendars import DAY, HOUR
 from streams.codecs import decode, decode_json, encode, encode_json
 from streams.errors import ReplayError
-from streams.records import INSTALLS, OUTCOMES, WINDOWS, Head, InventorySignal
+from streams.records.inside import INSTALLS, OUTCOMES, WINDOWS
+from streams.records.outside import Head, InventorySignal
 from streams.replay.corrections import corrections
 from streams.replay.diff import Differ
 from streams.replay.log import MemoryLog

@@ -17,21 +17,9 @@ from model.registry import Bundle, untrained_bundle
 from model.scores import rounded
 from model.scoring import InferenceConfig, InferenceStage, elapsed_share
 from streams.codecs import Rows, decode, decode_json, encode, encode_json
-from streams.records import (
-    CLASSES,
-    CLOSES,
-    CONTRIBUTIONS,
-    EVENTS,
-    HORIZONS,
-    MATURED,
-    OUTCOMES,
-    QUANTILES,
-    WINDOWS,
-    Horizon,
-    Modality,
-    Score,
-    WindowKind,
-)
+from streams.records import CLASSES, CONTRIBUTIONS, HORIZONS, QUANTILES, Modality, WindowKind
+from streams.records.inside import CLOSES, EVENTS, MATURED, OUTCOMES, WINDOWS
+from streams.records.outside import Horizon, Score
 from streams.stage import Message, Output
 from tests.unit.synthetic_windows import (
     ALL,

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 from deploy.searching import Wanted, newest, write_parquet
 from streams.codecs import encode
-from streams.records import CLOSES, TEXTS
+from streams.records.inside import CLOSES, TEXTS
 from streams.stage import Message
 
 

@@ -16,17 +16,9 @@ from streams import negative_binomial
 from streams.calendars import DAY
 from streams.codecs import decode, decode_json, encode
 from streams.errors import ConfigurationError, SnapshotError
-from streams.records import (
-    CLASSES,
-    CLOSES,
-    HORIZONS,
-    OUTCOMES,
-    PREDICTIONS,
-    QUANTILES,
-    AdsSignal,
-    InventorySignal,
-    WindowKind,
-)
+from streams.records import CLASSES, HORIZONS, QUANTILES, WindowKind
+from streams.records.inside import CLOSES, OUTCOMES, PREDICTIONS
+from streams.records.outside import AdsSignal, InventorySignal
 from streams.signals.config import SignalConfig
 from streams.signals.demand import Demand
 from streams.signals.inventory import service_levels

@@ -8,7 +8,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.records import SnapshotManifest
+from streams.records.outside import SnapshotManifest
 from streams.snapshots import CHUNK_BYTES, SnapshotReader, Upload, drop, ladder
 from streams.stage import Blob, Message, Output, TaskKey
 

@@ -20,7 +20,7 @@ from deploy.sources.complete_journey import CompleteJourney, Tables, read_tables
 from deploy.sources.journey_promotions import Promotions
 from deploy.sources.simulated import Simulation
 from streams.calendars import DAY
-from streams.records import PLATFORM_RECORDS, Order, Promotion
+from streams.records.platform import PLATFORM_RECORDS, Order, Promotion
 
 MANY = Simulation(review_share=0.3, level_days=1, picture_again_share=0.9, picture_pixels=64)
 FUEL = 7

@@ -11,7 +11,7 @@ import pytest
 from deploy.errors import SourceError
 from deploy.sources import Span
 from deploy.sources.olist import Olist
-from streams.records import PLATFORM_RECORDS
+from streams.records.platform import PLATFORM_RECORDS
 
 FILES = {
     "orders": """order_id,customer_id,order_status,order_purchase_timestamp,order_approved_at,\

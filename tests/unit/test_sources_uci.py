@@ -10,7 +10,7 @@ import pytest
 from deploy.errors import SourceError
 from deploy.sources import Span
 from deploy.sources.uci import UciRetail
-from streams.records import PLATFORM_RECORDS
+from streams.records.platform import PLATFORM_RECORDS
 
 LINES = [
     ("1", "85123A", "HEART HOLDER", 6, "2011-06-01 08:26", 2.55, 17850),

@@ -13,7 +13,8 @@ from featurizers.windows import WindowStage
 from streams.calendars import DAY, HOUR, Platform
 from streams.codecs import encode
 from streams.errors import SnapshotError
-from streams.records import CHANNELS, CLOSES, DAYS, HOURS, NO_WATERMARK, EventKind, Modality, SourceState, WindowKind
+from streams.records import CHANNELS, DAYS, HOURS, NO_WATERMARK, EventKind, Modality, SourceState, WindowKind
+from streams.records.inside import CLOSES
 from streams.stage import Message
 from tests.unit.event_builder import TASK, Log, Row, cancelled, event, instant, level, order, rows_of, run, vector
 
