@@ -31,10 +31,8 @@ _GROUP = 256  # messages a row group
 _FEATURIZERS = Path(__file__).parents[1] / "featurizers"
 _FOLDING = (  # code that windows come from
     "streams/ingest",
-    *(
-        f"streams/{name}.py"
-        for name in ("calendars", "codecs", "embedded", "negative_binomial", "records", "watermarks")
-    ),
+    "streams/records",
+    *(f"streams/{name}.py" for name in ("calendars", "codecs", "embedded", "negative_binomial", "watermarks")),
     *(f"featurizers/{path.name}" for path in _FEATURIZERS.glob("*.py") if path.stem not in ("finetuning", "probing")),
     "deploy/sources",
     "deploy/loop.py",
