@@ -144,6 +144,18 @@ def test_merging_more_cells_than_one_sort_takes_gives_other_sums(monkeypatch: py
     assert pieces.values.tolist() == whole.values.tolist()
 
 
+def test_cells_that_add_up_to_zero_make_a_restored_state_another() -> None:
+    cells, again = Cells(), Cells()
+    keys = keys_of(np.array([7, 7]), cell(np.array([3, 3]), np.array([5, 5]), np.array([0, 0])))
+    cells.push(Run(keys, np.array([2, -2])))
+    blobs = {name: blob() for name, blob in cells.freeze().items()}
+    again.load(blobs)
+    assert {name: blob() for name, blob in again.freeze().items()} == blobs
+    for one in (cells, again):
+        one.compact(10)
+        assert one.freeze() == {}
+
+
 def test_a_blob_shows_what_was_folded_after_the_freeze() -> None:
     rng = np.random.default_rng(4)
     cells = Cells()
