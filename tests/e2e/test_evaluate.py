@@ -108,7 +108,9 @@ class Peeking:
     cache: Path  # of plain folds
 
     def __call__(self, source: Source, settings: Settings, plan: Plan, path: Path, watch: Watch) -> WindowLog:
-        return look_ahead(WindowLog(self.cache / f"windows-{fold_key(source, settings, plan)}.parquet"), path)
+        plain = self.cache / f"windows-{fold_key(source, settings, plan)}.parquet"
+        log = WindowLog(plain) if plain.exists() else plain_fold(source, settings, plan, plain, watch)
+        return look_ahead(log, path)
 
 
 def look_ahead(log: WindowLog, path: Path) -> WindowLog:
