@@ -46,9 +46,7 @@ class Score(msgspec.Struct, frozen=True, kw_only=True):
     encoders: dict[str, str]
 
 
-class InventorySignal(msgspec.Struct, frozen=True, kw_only=True):
-    """`signals.inventory`: reorder point and suggested order at the product's lead time and service level."""
-
+class _Signal(msgspec.Struct, frozen=True, kw_only=True):
     schema_version: int = VERSION
     signal_id: str
     revision: int  # of this signal_id: the highest holds
@@ -59,6 +57,11 @@ class InventorySignal(msgspec.Struct, frozen=True, kw_only=True):
     window_end: int = 0  # of the prediction: with window_revision and as_of, says which signal is newer
     window_revision: int = 0
     as_of: int
+
+
+class InventorySignal(_Signal, frozen=True, kw_only=True):
+    """`signals.inventory`: reorder point and suggested order at the product's lead time and service level."""
+
     on_hand: float
     on_order: float
     lead_time_days: float
@@ -71,19 +74,9 @@ class InventorySignal(msgspec.Struct, frozen=True, kw_only=True):
     head: str
 
 
-class AdsSignal(msgspec.Struct, frozen=True, kw_only=True):
+class AdsSignal(_Signal, frozen=True, kw_only=True):
     """`signals.ads`: factor on the product's bid; zero where stock will not last."""
 
-    schema_version: int = VERSION
-    signal_id: str
-    revision: int  # of this signal_id: the highest holds
-    replay: str | msgspec.UnsetType = msgspec.UNSET  # the replay that corrected it
-    score_id: str
-    platform: str
-    product_id: str
-    window_end: int = 0  # of the prediction: with window_revision and as_of, says which signal is newer
-    window_revision: int = 0
-    as_of: int
     bid_multiplier: float
     trend: float
     confidence: float

@@ -33,6 +33,7 @@ from tests.unit.synthetic_windows import lively_bundle
 
 START = 20_000 * DAY
 PARTITIONS = 2
+OUTSIDE = ("trend.scores", "signals.inventory", "signals.ads")
 PRODUCTS = 10
 TASKS = {"windows": "trend.events", "labels": "trend.predictions", "learner": "trend.matured"}
 

@@ -10,7 +10,6 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 import pytest
-import torch
 
 from deploy import pipeline, replaying
 from deploy.errors import ConfigurationError
@@ -29,6 +28,7 @@ from streams.replay.running import Pace, Result
 from streams.snapshots import drop
 from streams.stage import Message
 from tests.unit.replay_world import (
+    OUTSIDE,
     PARTITIONS,
     START,
     World,
@@ -43,12 +43,10 @@ from tests.unit.replay_world import (
 )
 
 ALL = ("windows", "inference", "labels", "learner", "signals")
-OUTSIDE = ("trend.scores", "signals.inventory", "signals.ads")
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    torch.set_num_threads(1)
     return run_world(tmp_path_factory.mktemp("world"), spoilt=held_back)
 
 

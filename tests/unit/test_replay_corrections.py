@@ -10,7 +10,6 @@ from typing import Any
 import msgspec
 import pyarrow.parquet as pq
 import pytest
-import torch
 
 from deploy import correcting, replaying
 from deploy.loop import Loop
@@ -29,6 +28,7 @@ from streams.replay.running import Result
 from streams.signals.read_model import ReadModel
 from streams.stage import Message
 from tests.unit.replay_world import (
+    OUTSIDE,
     START,
     Events,
     World,
@@ -43,16 +43,12 @@ from tests.unit.replay_world import (
 )
 from tests.unit.synthetic_windows import lively_bundle
 
-OUTSIDE = ("trend.scores", "signals.inventory", "signals.ads")
-
-
 # --------------------------------------------------------------------------------------------------------------------
 # An hour of orders that came two days late.
 
 
 @pytest.fixture(scope="module")
 def late_and_not(tmp_path_factory: pytest.TempPathFactory) -> tuple[World, World]:
-    torch.set_num_threads(1)
     late = run_world(tmp_path_factory.mktemp("late"), live=False, spoilt=held_back)
     return late, run_world(tmp_path_factory.mktemp("good"), live=False)
 
@@ -227,7 +223,6 @@ def _too_high(events: Events) -> Events:
 
 @pytest.fixture(scope="module")
 def put_right(tmp_path_factory: pytest.TempPathFactory) -> tuple[World, Plan, Result]:
-    torch.set_num_threads(1)
     world = run_world(tmp_path_factory.mktemp("priced"), spoilt=_too_high)
     made = plan(world, start=9, to=None, transform=f"if {WRONG} then .price = .price / 100 else . end")
     return world, made, run(world, made)
