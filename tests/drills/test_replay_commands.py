@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 
@@ -17,8 +16,7 @@ from deploy.settings import Settings
 from streams import kafka
 from streams.replay.plan import INPUTS
 from tests.drills.on_call import replay_of
-from tests.drills.truth import OUTSIDE
-from tests.unit.replay_world import START, World, held_back, run_world
+from tests.unit.replay_world import OUTSIDE, START, World, held_back, run_world
 
 pytestmark = [pytest.mark.kafka, pytest.mark.drill]
 Command = Callable[..., str]
@@ -27,7 +25,6 @@ Command = Callable[..., str]
 @pytest.fixture
 def world(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     """What the stages have left, on the broker, with their groups where they stood."""
-    torch.set_num_threads(1)
     made, bootstrap = run_world(tmp_path, spoilt=held_back), settings.bootstrap
     _copy(made, bootstrap)
     for stage, topic in INPUTS.items():

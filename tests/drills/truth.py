@@ -20,9 +20,9 @@ from streams.stage import Message, Output
 from streams.topics import DAY_MS, topics
 from tests.drills.events import START
 from tests.drills.stages import loop
+from tests.unit.replay_world import OUTSIDE
 from tests.unit.synthetic_windows import lively_bundle
 
-OUTSIDE = ("trend.scores", "signals.inventory", "signals.ads")
 _LABELS = {"revision", "replay", "events_offset", "window_id", "head"}  # where it comes from, not what it says
 
 Decisions = Mapping[str, Mapping[str, Any]]  # fields of scores and signals of close windows, by id

@@ -179,7 +179,6 @@ def test_units_per_product_and_day_equal_a_group_by_over_the_orders(finished: Fi
 
 
 def test_what_stages_published_is_the_fold_of_their_input_byte_for_byte(finished: Finished) -> None:
-    torch.set_num_threads(1)
     check_contract(finished.topics, finished.settings, finished.bundle)
 
 

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from deploy import pipeline
@@ -32,7 +31,6 @@ MISSING = {"reviews": "text", "images": "image", "products": "catalogue", "inven
 
 @pytest.fixture(scope="module")
 def encoders() -> Encoders:
-    torch.set_num_threads(1)
     text, image = TextEncoder(), ImageEncoder()
     return Encoders(text, image, random_projection(text.dimensions), random_projection(image.dimensions))
 

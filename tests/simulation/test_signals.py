@@ -7,7 +7,7 @@ weighted quantile loss over the three horizons, on days or products that trainin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -34,14 +34,6 @@ from tests.simulation.world import Floats, Ints
 
 GAIN, COST = 0.5, 0.01  # of the oracle's gain at least; of the loss at most
 CONFIG = TrainConfig(min_steps=150)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def losses(dataset: Dataset, train: Ints, test: Ints) -> Floats:

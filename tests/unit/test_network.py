@@ -68,7 +68,10 @@ def test_rows_would_change_with_the_number_of_threads(kind: str) -> None:
     network, features = lively_bundle(config=NetworkConfig(kind)).network, extract(windows(ROWS))
     expected = run(network, features)
     torch.set_num_threads(2)
-    assert np.array_equal(run(network, features), expected)
+    try:
+        assert np.array_equal(run(network, features), expected)
+    finally:
+        torch.set_num_threads(1)  # as tests/conftest.py has it
 
 
 def test_features_of_a_row_would_depend_on_the_other_rows_of_its_message() -> None:

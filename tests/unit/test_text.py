@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +14,8 @@ from featurizers.text import TextEncoder, packaged_model
 
 
 @pytest.fixture(scope="module")
-def encoder() -> Iterator[TextEncoder]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield TextEncoder(TextConfig(batch_size=4))
-    torch.set_num_threads(before)
+def encoder() -> TextEncoder:
+    return TextEncoder(TextConfig(batch_size=4))
 
 
 TEXTS = ["a red summer dress", "one crimson gown, for warm days", "motor oil 5W30 for diesel engines", "", "ótimo 👍"]
