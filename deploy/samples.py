@@ -21,6 +21,7 @@ from deploy.sources.files import read_instant
 from streams.calendars import DAY
 
 Kind = Literal["text", "image"]
+LABELS: dict[Kind, str] = {"text": "rating", "image": "category"}  # what is read where nobody says what
 TRENDS = ("trend", "trend-class", "trend-week")  # labels that are made of the orders beside the sample
 PICTURES = (".jpg", ".jpeg", ".png", ".webp")
 WEEK = 7

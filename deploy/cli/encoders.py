@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-if TYPE_CHECKING:
-    from deploy.samples import Kind
+from deploy.cli.consoles import report_console
+
+SampleKind = Annotated[Literal["text", "image"], typer.Argument(metavar="text|image")]
+SampleFile = Annotated[
+    Path,
+    typer.Argument(exists=True, metavar="SAMPLE", help="JSON lines as topics take them, or folders of pictures."),
+]
 
 encoders = typer.Typer(no_args_is_help=True, add_completion=False, help="Compare encoders on your own sample.")
 DEFAULT = {"text": ("", "static"), "image": ("",)}
@@ -25,11 +30,8 @@ def _group() -> None:
 
 @encoders.command("compare")
 def compare_encoders(
-    kind: Annotated[str, typer.Argument(metavar="text|image")],
-    sample: Annotated[
-        Path,
-        typer.Argument(exists=True, metavar="SAMPLE", help="JSON lines as topics take them, or folders of pictures."),
-    ],
+    kind: SampleKind,
+    sample: SampleFile,
     names: Annotated[
         list[str] | None,
         typer.Option(
@@ -43,17 +45,15 @@ def compare_encoders(
 ) -> None:
     """Items per second, memory, and how well a linear probe reads your labels off the vectors, with what follows."""
     from deploy.comparison import advice, compare
-    from deploy.samples import read_sample
+    from deploy.samples import LABELS, read_sample
     from featurizers.probing import Targets, chance
 
-    if kind not in DEFAULT:
-        raise typer.BadParameter(f"{kind!r} is neither text nor image", param_hint="KIND")
-    found = read_sample(cast("Kind", kind), sample, label or {"text": "rating", "image": "category"}[kind]).first(items)
+    found = read_sample(kind, sample, label or LABELS[kind]).first(items)
     chosen = [name.replace("packaged", "") for name in names or DEFAULT[kind]]
     with Progress(console=Console(stderr=True)) as bar:
         task = bar.add_task("", total=len(chosen))
         rows = compare(
-            cast("Kind", kind), chosen, found,
+            kind, chosen, found,
             lambda done, name: bar.update(task, completed=done, description=name or "packaged"),
         )  # fmt: skip
     targets = Targets.of(found.labels)
@@ -65,5 +65,5 @@ def compare_encoders(
             numbers = [str(row.dimensions), f"{row.parameters / 1e6:.1f}", f"{row.items_per_second:.0f}",
                        f"{row.peak_mib:.0f}", f"{row.quality:.3f} ± {row.error:.3f}"]  # fmt: skip
         table.add_row(row.name or "packaged", *numbers, row.note)
-    Console(file=sys.stdout).print(table)
+    report_console().print(table)
     sys.stdout.write(f"{len(found)} items; without any vector {chance(targets):.3f}\n{advice(rows, found)}\n")

@@ -66,18 +66,14 @@ CHANGES: dict[str, tuple[str, ...]] = {
 }
 # By group. They read, or write files and topics of their own; or they are the platform, a worker, a broker for tests.
 OTHERS = {
-    "": "audit demo doctor explain export lag status worker",
-    "backtest": "complete-journey files olist",
+    "": "audit backtest demo doctor evaluate explain export fine-tune lag status train worker",
     "broker": "start status stop",
     "dlq": "list show",
     "encoders": "compare",
-    "evaluate": "complete-journey files olist uci",
-    "fine-tune": "image text",
     "heads": "diff list show",
     "load": "complete-journey files olist",
     "replay": "diff list plan rate run",
     "topics": "cat create find list",
-    "train": "complete-journey files olist",
 }
 
 

@@ -43,7 +43,7 @@ def test_word_pieces_alone_tell_praise_from_blame_and_a_missing_model_is_a_row_o
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Sample:
+def pictures(tmp_path: Path) -> Path:
     """Red and blue ones, in folders of these names."""
     for i in range(60):
         label = ("red", "blue")[i % 2]
@@ -51,14 +51,14 @@ def pictures(tmp_path: Path) -> Sample:
         Image.new("RGB", (40, 40), (150 + i, i, 20) if label == "red" else (20, i, 150 + i)).save(
             tmp_path / label / f"{i}.png"
         )
-    return read_sample("image", tmp_path, "category")
+    return tmp_path
 
 
 @pytest.mark.parametrize(("kind", "architecture"), [("text", "electra"), ("image", "test_resnet")])
 def test_an_untrained_architecture_would_not_be_measured_or_would_pass_for_a_trained_one(
-    kind: Kind, architecture: str, pictures: Sample
+    kind: Kind, architecture: str, pictures: Path
 ) -> None:
-    sample = pictures if kind == "image" else reviews(60)
+    sample = read_sample("image", pictures, "category") if kind == "image" else reviews(60)
     found = measure(kind, f"{UNTRAINED}{architecture}", sample)
     assert found.quality is not None
     assert found.dimensions > 0
@@ -96,3 +96,13 @@ def test_the_command_prints_a_table_and_what_follows_from_it(
     assert run(arguments) == 0
     assert "take static" in capsys.readouterr().out
     assert run(["encoders", "compare", "sound", str(tmp_path / "reviews.ndjson")]) == 2
+
+
+def test_the_command_would_advise_random_weights_that_tell_pictures_apart(
+    pictures: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["encoders", "compare", "image", str(pictures), "--encoder", "untrained:test_resnet"]) == 0
+    said = capsys.readouterr().out
+    assert "untrained:test_resnet" in said
+    assert "right ± error" in said
+    assert "none of them could be judged" in said

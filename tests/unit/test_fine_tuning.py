@@ -132,4 +132,4 @@ def test_a_wrong_method_is_told_in_one_line(tmp_path: Path, capsys: pytest.Captu
     (tmp_path / "s.ndjson").write_text("{}\n")
     arguments = ["fine-tune", "text", str(tmp_path / "s.ndjson"), "--out", str(tmp_path / "out"), "--method", "magic"]
     assert run(arguments) == 2
-    assert "choose one of full, lora, adalora, adapter" in capsys.readouterr().err
+    assert "is not one of 'full', 'lora', 'adalora', 'adapter'" in capsys.readouterr().err
