@@ -6,7 +6,9 @@ import datetime as dt
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
+
+import msgspec
 
 from streams.calendars import Platform
 
@@ -23,6 +25,10 @@ class PlatformEvent:
     key: str  # order_id or product_id, "" where the record does not say
     value: bytes  # JSON
     at: int
+
+    @staticmethod
+    def of(platform: Platform, topic: str, key: str, at: int, payload: dict[str, Any]) -> PlatformEvent:
+        return PlatformEvent(topic, key, msgspec.json.encode({"platform": platform.name, **payload}), at)
 
 
 class Source(Protocol):

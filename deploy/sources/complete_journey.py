@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
 
-import msgspec
 import numpy as np
 import pandas as pd
 
@@ -39,6 +38,7 @@ from deploy.sources.simulated import (
     uniform,
     write_review,
 )
+from deploy.sources.tables import money
 
 BULK_QUANTITY = 50  # a product whose median line has this many "units" is fuel or the like, not sold by the piece
 BULK_RULE = (
@@ -93,6 +93,9 @@ class CompleteJourney:
     catalogue record, picture and level come with its first sale in the span.
     """
 
+    platform = PLATFORM.name
+    pictures = None
+
     products: int = 300
     span: Span = field(default_factory=Span)
     ranked_before: dt.date | None = None
@@ -100,14 +103,6 @@ class CompleteJourney:
     others: int = 0
     bare: bool = False  # sales, catalogue and promotions alone, nothing that is simulated here
     read: Callable[[], Tables] = field(default=read_tables, repr=False)
-
-    @property
-    def platform(self) -> str:
-        return PLATFORM.name
-
-    @property
-    def pictures(self) -> Path | None:
-        return None
 
     @cached_property
     def _plan(self) -> _Plan:
@@ -260,7 +255,8 @@ class _Plan:
         line = int(self.debuts[row])
         product, at = int(self.sales.product[line]), int(self.sales.at[line])
         item = self.chosen.catalogue.iloc[product]
-        return _event(
+        return PlatformEvent.of(
+            PLATFORM,
             "products",
             self.sales.names[product],
             at,
@@ -269,7 +265,7 @@ class _Plan:
                 "title": item["title"],
                 "category": item["category"],
                 "brand": item["brand"],
-                "price": _money(int(self.sales.cents[line])),
+                "price": money(int(self.sales.cents[line])),
                 "currency": PLATFORM.currency,
                 "attributes": {"package_size": item["package_size"], "sales": "simulated by the data set's authors"},
                 "updated_at": at,
@@ -282,10 +278,11 @@ class _Plan:
         s, at = self.sales, int(self.sales.at[begin])
         order = f"basket-{s.order[begin]}"
         lines = [
-            {"product_id": s.names[s.product[i]], "quantity": int(s.quantity[i]), "unit_price": _money(int(s.cents[i]))}
+            {"product_id": s.names[s.product[i]], "quantity": int(s.quantity[i]), "unit_price": money(int(s.cents[i]))}
             for i in range(begin, end)
         ]
-        return _event(
+        return PlatformEvent.of(
+            PLATFORM,
             "orders",
             order,
             at,
@@ -304,7 +301,8 @@ class _Plan:
         product = int(self.sales.product[line])
         name = self.sales.names[product]
         thing = str(self.chosen.catalogue.iloc[product]["thing"])
-        return _event(
+        return PlatformEvent.of(
+            PLATFORM,
             "reviews",
             name,
             at,
@@ -333,7 +331,8 @@ class _Plan:
         picture = draw_packshot(
             str(item["title"]), item["category"][-1], banner, int(self.sales.numbers[product]), self.simulation
         )
-        return _event(
+        return PlatformEvent.of(
+            PLATFORM,
             "images",
             name,
             at,
@@ -351,7 +350,8 @@ class _Plan:
     def _promotion(self, row: int) -> PlatformEvent:
         p = self.promotions
         name, at = self.sales.names[int(p.product[row])], int(p.at[row])
-        return _event(
+        return PlatformEvent.of(
+            PLATFORM,
             "promotions",
             name,
             at,
@@ -378,7 +378,8 @@ class _Plan:
 
     def _stock(self, product: int, at: int, on_hand: int, on_order: int, lead: int, cents: int) -> PlatformEvent:
         name = self.sales.names[product]
-        return _event(
+        return PlatformEvent.of(
+            PLATFORM,
             "inventory.levels",
             name,
             at,
@@ -387,7 +388,7 @@ class _Plan:
                 "on_hand": on_hand,
                 "on_order": on_order,
                 "lead_time_days": lead,
-                "unit_cost": _money(cents),
+                "unit_cost": money(cents),
                 "updated_at": at,
                 "simulated": True,
             },
@@ -475,11 +476,3 @@ def _describe_products(rows: pd.DataFrame) -> pd.DataFrame:
     title = [f"{k}{t}{', ' + s if s else ''}" for k, t, s in zip(kind, thing, size, strict=True)]
     columns = {"title": title, "thing": thing, "category": category, "brand": brand, "package_size": size}
     return pd.DataFrame(columns, index=rows.index)
-
-
-def _event(topic: str, key: str, at: int, payload: dict[str, object]) -> PlatformEvent:
-    return PlatformEvent(topic, key, msgspec.json.encode({"platform": PLATFORM.name, **payload}), at)
-
-
-def _money(cents: int) -> str:
-    return f"{cents // 100}.{cents % 100:02d}"

@@ -12,13 +12,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import pandas as pd
 
 from deploy.errors import SourceError
 from deploy.sources import OLIST as PLATFORM
 from deploy.sources import PlatformEvent, Span, describe_span
+from deploy.sources.tables import instants
 
 _FILES = ("orders", "order_items", "order_reviews", "products")
 _PICTURES = {".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".png": "image/png"}
@@ -33,13 +33,11 @@ class Olist:
     say that an order was cancelled, not when: the newest time stamp of the order stands for it.
     """
 
+    platform = PLATFORM.name
+
     folder: Path
     span: Span = field(default_factory=Span)
     photos: Path | None = None
-
-    @property
-    def platform(self) -> str:
-        return PLATFORM.name
 
     @property
     def pictures(self) -> Path | None:
@@ -118,9 +116,9 @@ class Olist:
         for order, product, price, quantity in grouped.itertuples(index=False):
             line = {"product_id": product, "quantity": int(quantity), "unit_price": f"{float(price):.2f}"}
             lines.setdefault(order, []).append(line)
-        bought = _instants(orders["order_purchase_timestamp"])
+        bought = instants(orders["order_purchase_timestamp"], PLATFORM)
         stamps = ["order_approved_at", "order_delivered_carrier_date", "order_delivered_customer_date"]
-        newest = np.max([bought, *(_instants(orders[s]) for s in stamps)], axis=0)
+        newest = np.max([bought, *(instants(orders[s], PLATFORM) for s in stamps)], axis=0)
         names = orders[["order_id", "customer_id", "order_status"]].itertuples(index=False)
         for (order, customer, status), at, last in zip(names, bought.tolist(), newest.tolist(), strict=True):
             if order not in lines:
@@ -134,17 +132,17 @@ class Olist:
                 "lines": lines[order],
             }
             products = [line["product_id"] for line in lines[order]]
-            yield at, _ORDER, order, products, _event("orders", order, at, payload)
+            yield at, _ORDER, order, products, PlatformEvent.of(PLATFORM, "orders", order, at, payload)
             if status == "canceled":
                 payload |= {"status": "cancelled", "status_at": last}
-                yield last, _CANCEL, order, products, _event("orders", order, last, payload)
+                yield last, _CANCEL, order, products, PlatformEvent.of(PLATFORM, "orders", order, last, payload)
 
     def _reviews(self) -> Iterator[_Row]:
         reviews = self._tables["order_reviews"]
         items, orders = self._tables["order_items"], self._tables["orders"]
         buyer = dict(zip(orders["order_id"], orders["customer_id"], strict=True))
         products = items.drop_duplicates(["order_id", "product_id"]).groupby("order_id")["product_id"].agg(list)
-        answered = _instants(reviews["review_answer_timestamp"])
+        answered = instants(reviews["review_answer_timestamp"], PLATFORM)
         columns = ["review_id", "order_id", "review_score", "review_comment_title", "review_comment_message"]
         for (review, order, score, title, text), at in zip(
             reviews[columns].itertuples(index=False), answered.tolist(), strict=True
@@ -162,7 +160,7 @@ class Olist:
                     "language": "pt",
                     "written_at": at,
                 }
-                yield at, _REVIEW, name, [product], _event("reviews", product, at, payload)
+                yield at, _REVIEW, name, [product], PlatformEvent.of(PLATFORM, "reviews", product, at, payload)
 
     def _catalogue(self, debuts: dict[str, int]) -> Iterator[_Row]:
         products = self._tables["products"].set_index("product_id")
@@ -178,7 +176,7 @@ class Olist:
                 "attributes": {"weight_g": _number(weight), "photos": _number(photos)},
                 "updated_at": at,
             }
-            yield at, _PRODUCT, product, [product], _event("products", product, at, payload)
+            yield at, _PRODUCT, product, [product], PlatformEvent.of(PLATFORM, "products", product, at, payload)
 
     def _photos(self, debuts: dict[str, int]) -> Iterator[_Row]:
         if self.photos is None:
@@ -199,7 +197,7 @@ class Olist:
                 "uri": photo.relative_to(self.photos).as_posix(),
                 "simulated": True,
             }
-            yield at, _IMAGE, product, [product], _event("images", product, at, payload)
+            yield at, _IMAGE, product, [product], PlatformEvent.of(PLATFORM, "images", product, at, payload)
 
 
 _Row = tuple[int, int, str, list[str], PlatformEvent]  # event time, rank, name, products, event
@@ -210,22 +208,9 @@ def _file_name(table: str) -> str:
     return f"olist_{table}_dataset.csv"
 
 
-def _instants(local: pd.Series[str]) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """UTC ms of local times, -1 where there is none. An hour that summer time skips moves on to the next one."""
-    stamps = pd.to_datetime(local).dt.tz_localize(
-        PLATFORM.timezone, nonexistent="shift_forward", ambiguous=np.ones(len(local), bool)
-    )
-    utc = stamps.dt.tz_convert("UTC").dt.tz_localize(None)
-    return np.asarray(utc.astype("datetime64[ms]").astype("int64").where(utc.notna(), -1), np.int64)
-
-
 def _text(value: object) -> str | None:
     return value if isinstance(value, str) and value else None
 
 
 def _number(value: object) -> int | None:
     return int(value) if isinstance(value, (int, float)) and value == value else None
-
-
-def _event(topic: str, key: str, at: int, payload: dict[str, Any]) -> PlatformEvent:
-    return PlatformEvent(topic, key, msgspec.json.encode({"platform": PLATFORM.name, **payload}), at)

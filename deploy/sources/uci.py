@@ -15,13 +15,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import pandas as pd
 
 from deploy.errors import SourceError
 from deploy.sources import UCI as PLATFORM
 from deploy.sources import PlatformEvent, Span, describe_span
+from deploy.sources.tables import instants, money
 from streams.calendars import DAY
 
 CODE = r"^\d{5}[A-Za-z]{0,3}$"
@@ -41,17 +41,12 @@ class UciRetail:
     `products`: at most so many, drawn evenly by a hash of their code; None takes all.
     """
 
+    platform = PLATFORM.name
+    pictures = None
+
     file: Path
     products: int | None = None
     span: Span = field(default_factory=Span)
-
-    @property
-    def platform(self) -> str:
-        return PLATFORM.name
-
-    @property
-    def pictures(self) -> Path | None:
-        return None
 
     @property
     def estimate(self) -> int:
@@ -97,7 +92,7 @@ class UciRetail:
         }
         lines = pd.DataFrame(
             {
-                "at": _instants(table["InvoiceDate"]),
+                "at": instants(table["InvoiceDate"], PLATFORM),
                 "invoice": table["InvoiceNo"].astype(str).str.strip(),
                 "product": code,
                 "title": table["Description"],
@@ -111,7 +106,7 @@ class UciRetail:
             codes = sorted(lines["product"].unique(), key=lambda name: (zlib.crc32(name.encode()), name))
             lines = lines[lines["product"].isin(codes[: self.products])]
         begin, end = self.span.instants(PLATFORM)
-        inside = lines[(lines["at"] >= begin) & (lines["at"] < end)]
+        inside = lines[(lines["at"] >= max(begin, 0)) & (lines["at"] < end)]  # -1: no time is given
         if not len(inside):
             raise SourceError(f"{self.file} has no sales between {self.span.first} and {self.span.last}")
         return inside.sort_values(["at", "invoice"], kind="stable", ignore_index=True), left_out
@@ -170,12 +165,12 @@ class UciRetail:
                 "status": "placed",
                 "lines": [_line(*line) for line in _tuples(lines, "product", "quantity", "cents")],
             }
-            rows.append((at, _ORDER, name, _event("orders", name, at, placed[name])))
+            rows.append((at, _ORDER, name, PlatformEvent.of(PLATFORM, "orders", name, at, placed[name])))
         for (at, name), taken in self._taken_back[0].items():
             order = placed[name]
             kind = "cancelled" if at - order["ordered_at"] <= CANCEL_MS else "returned"
             payload = order | {"status": kind, "status_at": at, "lines": [_line(*line) for line in taken]}
-            rows.append((at, _BACK, name, _event("orders", name, at, payload)))
+            rows.append((at, _BACK, name, PlatformEvent.of(PLATFORM, "orders", name, at, payload)))
         first = orders.loc[orders.groupby("product")["at"].idxmin()]
         titles = self._titles
         for product, at, cents in _tuples(first, "product", "at", "cents"):
@@ -183,11 +178,11 @@ class UciRetail:
                 "product_id": product,
                 "title": titles.get((product, at), product),
                 "category": [],
-                "price": _money(cents),
+                "price": money(cents),
                 "currency": PLATFORM.currency,
                 "updated_at": at,
             }
-            rows.append((at, _PRODUCT, product, _event("products", product, at, payload)))
+            rows.append((at, _PRODUCT, product, PlatformEvent.of(PLATFORM, "products", product, at, payload)))
         rows.sort(key=lambda row: row[:3])
         return [event for *_, event in rows]
 
@@ -225,21 +220,5 @@ def _tuples(table: pd.DataFrame, *columns: str) -> Iterator[Any]:
     return zip(*(table[name].tolist() for name in columns), strict=True)
 
 
-def _instants(local: pd.Series[Any]) -> np.ndarray[Any, np.dtype[np.int64]]:
-    stamps = pd.to_datetime(local).dt.tz_localize(
-        PLATFORM.timezone, nonexistent="shift_forward", ambiguous=np.ones(len(local), bool)
-    )
-    utc = stamps.dt.tz_convert("UTC").dt.tz_localize(None)
-    return np.asarray(utc.astype("datetime64[ms]").astype("int64"), np.int64)
-
-
 def _line(product: str, quantity: int, cents: int) -> dict[str, Any]:
-    return {"product_id": product, "quantity": quantity, "unit_price": _money(cents)}
-
-
-def _event(topic: str, key: str, at: int, payload: dict[str, Any]) -> PlatformEvent:
-    return PlatformEvent(topic, key, msgspec.json.encode({"platform": PLATFORM.name, **payload}), at)
-
-
-def _money(cents: int) -> str:
-    return f"{cents // 100}.{cents % 100:02d}"
+    return {"product_id": product, "quantity": quantity, "unit_price": money(cents)}
