@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 
 import torch
 
@@ -39,3 +40,13 @@ def weights_hash(model: torch.nn.Module) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:8]
+
+
+def quiet_torchao() -> None:
+    """Before torchao is imported: it registers two enums that torch knows by itself by now, and torch would say so in
+    every worker's log."""
+    logging.getLogger("torch.utils._pytree").addFilter(_is_not_of_enums)
+
+
+def _is_not_of_enums(record: logging.LogRecord) -> bool:
+    return "is an Enum subclass" not in record.getMessage()

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from featurizers.adapters import insert
+from featurizers.device import quiet_torchao
 from featurizers.errors import EncoderError
 from featurizers.probing import Targets
 
@@ -64,6 +65,7 @@ def prepare(model: nn.Module, config: TuningConfig, steps: int, dry_run: Callabl
 
 
 def _low_rank(model: nn.Module, config: TuningConfig, steps: int) -> Tuned:
+    quiet_torchao()  # peft imports it
     import peft  # imported here: it takes seconds
 
     kinds: tuple[type[nn.Module], ...] = (nn.Linear,) if config.method == "adalora" else (nn.Linear, nn.Conv2d)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 import torch
 
 from featurizers.adapters import put_back
-from featurizers.device import torch_device, torch_dtype, weights_hash
+from featurizers.device import quiet_torchao, torch_device, torch_dtype, weights_hash
 from featurizers.encoding import TextConfig
 from featurizers.errors import EncoderError
 from featurizers.projection import Floats
@@ -89,9 +88,7 @@ def _load(source: str, dtype: torch.dtype) -> tuple[Any, Any]:
     from transformers import AutoModel, AutoTokenizer
     from transformers.utils.logging import disable_progress_bar
 
-    # Loading a model imports torchao, whose two enums torch knows by itself by now, and says so in every worker's log.
-    logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
-
+    quiet_torchao()  # loading a model imports it
     local = Path(source).is_dir()
     if not local and _looks_like_path(source):
         raise EncoderError(f"no text model in {source!r}: there is no such folder; name one, or a model on the hub")

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from featurizers.device import quiet_torchao
 from model.errors import ExportError
 from model.features import Features
 from model.network import Answer, Batch, Network
@@ -112,6 +113,7 @@ _INT8 = ("qdata", "scale")  # of torchao's Int8Tensor
 
 def _quantize(module: nn.Module) -> None:
     """Weights of linear layers as whole numbers with a scale a row."""
+    quiet_torchao()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torchao speaks of its own future
         try:

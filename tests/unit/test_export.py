@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import enum
+import logging
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -9,8 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.utils import _pytree as pytree
 
 from deploy.exporting import export_bundle
+from featurizers.device import quiet_torchao
 from model.errors import ExportError
 from model.export import Export, difference, lowered, probe_of
 from model.features import extract
@@ -80,3 +84,14 @@ def test_int8_without_torchao_would_not_say_what_to_install(bundle: Bundle, monk
     monkeypatch.setitem(sys.modules, "torchao.quantization", None)
     with pytest.raises(ExportError, match=r"install trendstream\[export\]"):
         lowered(bundle.network, "int8")
+
+
+def test_torchaos_enums_would_fill_the_log_or_torch_could_say_nothing_else(caplog: pytest.LogCaptureFixture) -> None:
+    class Colour(enum.StrEnum):
+        RED = "red"
+
+    quiet_torchao()
+    with caplog.at_level(logging.WARNING):
+        pytree.register_constant(Colour)
+        logging.getLogger(pytree.__name__).warning("something else")
+    assert [record.message for record in caplog.records] == ["something else"]
