@@ -49,7 +49,7 @@ COLUMNS: dict[str, Column] = {
     "late_partition": Column(np.int32),
     "late_offset": Column(np.int64),
     "revision": Column(np.int32),
-    "queued": Column(np.bool_),  # waits for a live window
+    "touches": Column(np.int32),  # since its last window; it waits for a live one where there are any
     **POOL_COLUMNS,
 }
 

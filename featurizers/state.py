@@ -146,17 +146,19 @@ class Queue:
             self._parts.append(values)
             self._length += len(values)
 
-    def take(self, count: int) -> Ints:
-        """The first `count` of them, or as many as there are."""
-        taken: list[Array] = []
-        while count and self._parts:
-            part = self._parts.pop(0)
-            taken.append(part[:count])
-            if len(part) > count:
-                self._parts.insert(0, part[count:])
-            count -= len(taken[-1])
-        self._length -= sum(map(len, taken))
-        return np.concatenate([np.empty(0, np.int64), *taken])
+    def take(self, count: int, weights: Array) -> Ints:
+        """All of them, or so many where there are more: half are those that have waited longest, so that none waits for
+        ever, and half those of the greatest `weights` (by number)."""
+        values = np.concatenate([np.empty(0, np.int64), *self._parts])
+        taken = np.ones(len(values), np.bool_)
+        if len(values) > count:
+            longest = (count + 1) // 2
+            taken[longest:] = False
+            greatest = np.argsort(-weights[values[longest:]], kind="stable")[: count - longest]
+            taken[longest + greatest] = True
+        self.clear()
+        self.push(values[~taken])
+        return values[taken]
 
     def clear(self) -> None:
         self._parts, self._length = [], 0

@@ -34,7 +34,7 @@ from streams.watermarks import CombinedWatermark
 TOPIC = "trend.windows"
 ROWS = 1_000  # windows that are built at a time, to bound memory
 _NAMES = 1 << 16  # names that are read at a time
-_FORMAT = 4  # of snapshots
+_FORMAT = 5  # of snapshots
 
 _EVENT_COLUMNS = (
     "kind",
@@ -131,7 +131,7 @@ class PlatformFold:
         yield from self._outputs(CLOSES, {name: [value] for name, value in row.items()})
         self._counters.update({"close": len(active), "outcomes": len(matured), "closes": 1})
         products.begin_day(active)
-        products.table["queued"][:] = False
+        products.table["touches"][:] = 0
         self._queue.clear()
         for parking, take in (
             (self.events, self._fold_on_time),
@@ -149,10 +149,10 @@ class PlatformFold:
         if not self._queue or message.timestamp < self._last_live + self._config.live_interval_ms:
             return
         self._last_live = message.timestamp
-        rows = self._queue.take(self._config.live_rows)
         self.products.settle()
         table = self.products.table
-        table["queued"][rows] = False
+        rows = self._queue.take(self._config.live_rows, table["touches"])
+        table["touches"][rows] = 0
         table["revision"][rows] += 1
         as_of = min(max(self._newest, watermark), self.products.end - 1)
         yield from self._windows(rows, Moment(WindowKind.LIVE, as_of, message.offset, self._epoch()))
@@ -207,12 +207,11 @@ class PlatformFold:
 
     def _touch(self, rows: Array, at: Ints) -> None:
         self._newest = max(self._newest, int(at.max(initial=NEVER)))
-        queued = self.products.table["queued"]
-        known = queued[rows]
-        if not known.all():
-            fresh = firsts(rows[~known])
-            queued[fresh] = True
-            self._queue.push(fresh)
+        touches = self.products.table["touches"]
+        fresh = rows[touches[rows] == 0]
+        if len(fresh):
+            self._queue.push(firsts(fresh))
+        np.add.at(touches, rows, 1)
 
     def freeze(self) -> tuple[dict[str, Any], dict[str, Callable[[], bytes]]]:
         """Scalars, and blobs by name as this moment left them, each encoded when it is called."""
@@ -362,7 +361,8 @@ class WindowStage:
                 "windows take events, vectors, promotions and control rows: is this stage on the right topic?"
             )
         watermark = self._watermark.value()
-        if watermark is not None:
+        # What ingest commits ends with a control row: a window made before it would miss the rest until its next turn.
+        if watermark is not None and rows.record in (CONTROL, VECTORS):
             for fold in self._folds:
                 outputs += fold.live(message, watermark)
         return outputs

@@ -168,13 +168,15 @@ def test_a_blob_shows_what_was_folded_after_the_freeze() -> None:
     assert {name: blob() for name, blob in frozen.items()} == before
 
 
-def test_a_queue_loses_its_order() -> None:
+def test_a_queue_lets_some_wait_for_ever_or_the_most_wanted_wait_with_the_others() -> None:
     queue = Queue(np.arange(3))
     queue.push(np.arange(3, 10))
-    assert queue.take(4).tolist() == [0, 1, 2, 3]
-    assert len(queue) == 6
-    assert queue.take(99).tolist() == [4, 5, 6, 7, 8, 9]
-    assert queue.take(1).tolist() == []
+    weights = np.asarray([1, 1, 1, 1, 1, 1, 7, 1, 9, 7])
+    assert queue.take(3, weights).tolist() == [0, 1, 8]
+    assert queue.take(4, weights).tolist() == [2, 3, 6, 9]
+    assert len(queue) == 3
+    assert queue.take(99, weights).tolist() == [4, 5, 7]
+    assert queue.take(1, weights).tolist() == []
 
 
 def test_parked_rows_are_lost_or_change_their_order() -> None:

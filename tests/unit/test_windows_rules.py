@@ -335,11 +335,11 @@ def test_vectors_of_tomorrow_enter_a_window_of_today() -> None:
 
 def test_live_windows_do_not_show_the_open_day() -> None:
     config = WindowConfig(SHOP.platforms, live_interval_ms=10)
-    log = Log(step_ms=10).events(order(A, T - HOUR, 2)).watermark(T).events(order(A, T + 6 * HOUR, 3))
-    log.events(event(EventKind.VIEW, A, T + 5 * HOUR)).watermark(T + 12 * HOUR).events(order(A, T + 7 * HOUR))
-    first, second, third = lives(log, config)
+    log = Log(step_ms=10).events(order(A, T - HOUR, 2)).watermark(T).events(order(A, T + 6 * HOUR, 3)).watermark(T)
+    log.events(event(EventKind.VIEW, A, T + 5 * HOUR)).watermark(T).events(order(A, T + 7 * HOUR))
+    first, second, third = lives(log.watermark(T + 12 * HOUR), config)
     assert [w["revision"] for w in (first, second, third)] == [1, 2, 3]
-    assert [w["offset"] for w in (first, second, third)] == [2, 3, 5]
+    assert [w["offset"] for w in (first, second, third)] == [3, 5, 7]
     assert [w["as_of"] - T for w in (first, second, third)] == [6 * HOUR, 6 * HOUR, 12 * HOUR]
     assert {w["end"] for w in (first, second, third)} == {T}
     assert (third["open"][UNITS], third["open_share"]) == (4, 0.5)
@@ -352,8 +352,18 @@ def test_live_windows_do_not_show_the_open_day() -> None:
 
 def test_a_revision_goes_on_after_a_close() -> None:
     config = WindowConfig(SHOP.platforms, live_interval_ms=10)
-    log = Log().watermark(T).events(order(A, T)).events(order(A, T + 1)).watermark(T + DAY).events(order(A, T + DAY))
+    log = Log().watermark(T).events(order(A, T)).watermark(T).events(order(A, T + 1)).watermark(T).watermark(T + DAY)
+    log.events(order(A, T + DAY)).watermark(T + DAY)
     assert [(w["end"], w["revision"]) for w in lives(log, config)] == [(T, 1), (T, 2), (T + DAY, 1)]
+
+
+def test_a_live_window_is_made_before_the_rest_of_its_commit() -> None:
+    """A commit of ingest ends with its control row; a vector comes alone."""
+    config = WindowConfig(SHOP.platforms, live_interval_ms=10)
+    log = Log(step_ms=10).watermark(T).events(order(A, T)).events(order(B, T)).events(order(A, T)).watermark(T)
+    log.vectors(vector(B, T, 2, 9.0))
+    made = [(w["product"], w["offset"], w["open"][UNITS]) for w in lives(log, config)]
+    assert made == [(A, 4, 2), (B, 4, 1), (B, 5, 1)]
 
 
 def test_a_live_window_repeats_what_a_close_window_has_just_said() -> None:
@@ -376,6 +386,14 @@ def test_more_live_windows_than_allowed_or_too_often() -> None:
     assert stage.counters()["live_held"] == 3 + 1
     never = WindowConfig(SHOP.platforms, live_interval_ms=2**60)
     assert lives(log, never) == []
+
+
+def test_a_product_that_sells_all_the_time_waits_behind_those_that_hardly_sell() -> None:
+    config = WindowConfig(SHOP.platforms, live_interval_ms=10, live_rows=2)
+    log = Log(step_ms=10).watermark(T).events(*(order(f"shop:{name}", T) for name in "abcdeedd"))
+    for _ in range(3):
+        log.watermark(T + 1)
+    assert [w["product"] for w in lives(log, config)] == ["shop:a", "shop:d", "shop:b", "shop:e", "shop:c"]
 
 
 def test_a_close_window_asks_for_a_head_of_its_own_future() -> None:
@@ -430,7 +448,7 @@ def test_a_snapshot_of_a_platform_that_is_gone_is_taken() -> None:
 def test_a_snapshot_of_another_format_is_taken() -> None:
     blobs = run(Log().watermark(T).events(order(A, T)), SHOP)[0].snapshot()
     state = {k: v for k, v in msgspec.json.decode(blobs["state"]).items() if k != "format"}
-    with pytest.raises(SnapshotError, match="format 1, this version reads 4 alone; fold"):
+    with pytest.raises(SnapshotError, match="format 1, this version reads 5 alone; fold"):
         WindowStage(TASK, SHOP).restore({**blobs, "state": msgspec.json.encode(state)})
 
 
