@@ -105,6 +105,7 @@ class LocalKafka:
         memory_mb: int = 512,
         overrides: dict[str, str] | None = None,
         cluster: str = "",
+        long_lived: bool = False,
         start_timeout_s: float = 60.0,
     ) -> None:
         self.folder = Path(folder).resolve()
@@ -113,6 +114,7 @@ class LocalKafka:
         self._memory_mb = memory_mb
         self._overrides = overrides or {}
         self._cluster = cluster
+        self._long_lived = long_lived
         self._start_timeout_s = start_timeout_s
         self._process: subprocess.Popen[bytes] | None = None
         self._guard: subprocess.Popen[bytes] | None = None
@@ -255,7 +257,7 @@ class LocalKafka:
             java,
             f"-Xmx{memory_mb}m",
             "-XX:+UseSerialGC",
-            "-XX:TieredStopAtLevel=1",  # up sooner, and no compiler threads beside the workers on two cores
+            *([] if self._long_lived else ["-XX:TieredStopAtLevel=1"]),
             "-Djava.awt.headless=true",
             "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
             "-Dorg.slf4j.simpleLogger.showDateTime=true",

@@ -48,4 +48,4 @@ def status() -> None:
 
 
 def _local(settings: Settings) -> LocalKafka:
-    return LocalKafka(settings.kafka_folder, settings.kafka_port, jars=settings.kafka_jars)
+    return LocalKafka(settings.kafka_folder, settings.kafka_port, jars=settings.kafka_jars, long_lived=True)

@@ -59,7 +59,7 @@ def loop(folder: Path, **environment: str) -> Iterator[Loop]:
     shutil.rmtree(folder, ignore_errors=True)  # a broker keeps its records, and time never goes back
     folder.mkdir(parents=True)
     save_bundle(untrained_bundle(), folder / "models")
-    with LocalKafka(folder / "kafka", jars=JARS) as local:
+    with LocalKafka(folder / "kafka", jars=JARS, long_lived=True) as local:
         create_topics(local.bootstrap, PARTITIONS)
         settings = {
             **os.environ,
