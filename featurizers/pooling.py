@@ -29,6 +29,13 @@ COLUMNS = {
 _SLOTS = {"sum": Column(np.float64, (VECTOR,)), "weight": Column(np.float64)}
 
 
+def shares(at: Ints, half_life_ms: float) -> Floats:
+    """[vectors] of each its share of the mean; times in UTC ms, at least one."""
+    weight = np.exp2((at - at.max()) / half_life_ms)
+    share: Floats = weight / weight.sum()
+    return share
+
+
 class _Frozen:
     """The slots as they were at a moment: the live arrays, and what was written over since."""
 

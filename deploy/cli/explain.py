@@ -39,8 +39,9 @@ def explain(
 
     The window is made again from trend.events and the score from the window; both must give the same bits. The shares
     add up to the log of the expected units. Why did a product surge on a day? `explain PRODUCT --on DATE` lists what
-    was said of it, `explain SCORE_ID` says why. Of the product's reviews, titles and pictures in the window's days,
-    those are named that by themselves would move the score most in the direction in which all of them together did.
+    was said of it, `explain SCORE_ID` says why. Of the product's reviews, titles and pictures those are named that
+    moved it most in the direction of all of them together: what each would do by itself, times what it weighs among
+    them, which halves every few days.
     """
     from streams.replay.log import KafkaLog
 
@@ -200,7 +201,8 @@ def _piece(piece: Piece) -> str:
     from deploy.rendering import iso
 
     says = piece.says or f"not kept any more ({piece.topic}/{piece.partition} offset {piece.offset})"
-    return f"{piece.modality} of {iso(piece.at)}, by itself × {math.exp(piece.effect[1]):.3f} in 7 d: {says}"
+    effect = f"by itself × {math.exp(piece.effect[1]):.3f} in 7 d"
+    return f"{piece.modality} of {iso(piece.at)}, weighs {piece.share:.0%}, {effect}: {says}"
 
 
 _ANSWERS = {

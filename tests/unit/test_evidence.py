@@ -14,11 +14,13 @@ from deploy.lineage import lineage
 from deploy.loop import Loop
 from deploy.settings import Settings, load_settings
 from deploy.sources import PlatformEvent
+from featurizers.pooling import shares
 from featurizers.projection import random_projection
 from model.registry import save_bundle
 from streams.calendars import DAY, HOUR, Calendar
 from streams.codecs import decode_json
 from streams.embedded import EmbeddedLog
+from streams.records import Modality
 from streams.records.outside import Score
 from streams.replay.log import MemoryLog
 from tests.unit.synthetic_windows import lively_bundle
@@ -64,15 +66,37 @@ def scored(tmp_path_factory: pytest.TempPathFactory) -> tuple[EmbeddedLog, Setti
     return loop.log, settings, score.score_id
 
 
-def test_texts_of_another_product_or_the_weaker_ones_would_be_named(scored: tuple[EmbeddedLog, Settings, str]) -> None:
+def test_texts_of_another_product_or_the_weaker_or_faded_ones_would_be_named(
+    scored: tuple[EmbeddedLog, Settings, str],
+) -> None:
     log, settings, score_id = scored
     found = lineage(MemoryLog(log), settings, score_id)
     assert {piece.modality for piece in found.pieces} == {"text"}
     direction = np.sign(found.explanation.parts["text"][1])
-    moved = [piece.effect[1] * direction for piece in found.pieces]
+    moved = [piece.share * piece.effect[1] * direction for piece in found.pieces]
     assert len(moved) == 3
     assert moved == sorted(moved, reverse=True)
     assert all(piece.at == START + (3 + TEXTS.index(piece.says)) * DAY + HOUR for piece in found.pieces)
+    halved = 2 ** (-np.arange(len(TEXTS))[::-1] / 3)  # in the window's mean a text of three days before counts half
+    assert [p.share for p in found.pieces] == pytest.approx(
+        [halved[TEXTS.index(p.says)] / halved.sum() for p in found.pieces]
+    )
+
+
+def test_what_has_faded_from_the_mean_would_be_named_for_want_of_others(
+    scored: tuple[EmbeddedLog, Settings, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log, settings, score_id = scored
+    monkeypatch.setattr("deploy.evidence._LEAST", 0.3)
+    assert {piece.says for piece in lineage(MemoryLog(log), settings, score_id).pieces} == {TEXTS[-1]}
+
+
+def test_a_share_of_the_mean_would_not_be_that_of_the_window(scored: tuple[EmbeddedLog, Settings, str]) -> None:
+    log, settings, score_id = scored
+    found = lineage(MemoryLog(log), settings, score_id)
+    vectors = [v for v in found.origins.vectors if v["modality"] == Modality.TEXT]
+    share = shares(np.array([v["at"] for v in vectors]), 3 * DAY)
+    np.testing.assert_allclose(share @ np.array([v["vector"] for v in vectors]), found.window["text"], rtol=1e-5)
 
 
 def test_of_a_review_that_is_not_kept_any_more_another_would_be_shown(
