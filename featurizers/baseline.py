@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from featurizers.state import Array, Column, Floats, Ints, Table
-from streams.negative_binomial import quantile
+from streams.negative_binomial import quantiles
 from streams.records import DAYS, DELAYS, HORIZONS, THRESHOLDS, SalesClass
 
 AGE_ENDS = (7, 14, 28, 56)  # days; the last bin has no end
@@ -173,7 +173,7 @@ def sales_classes(config: BaselineConfig, rate: Floats, age_days: Ints) -> Array
 
 def thresholds(means: Floats, dispersion: Floats) -> Ints:
     """[products, horizons, (surge, rise, fall)] from B_h [products, horizons] and r0 [products]; -1: no falling."""
-    usual = quantile(np.asarray(_LEVELS), means[:, :, None], dispersion[:, None, None])
+    usual = quantiles(_LEVELS, means, dispersion[:, None])
     limits = np.empty((len(means), DELAYS, len(THRESHOLDS)), np.int64)
     limits[:, :, 0] = np.maximum(np.ceil(_FACTORS[0] * means), usual[:, :, 0] + 1)
     limits[:, :, 1] = np.maximum(np.ceil(_FACTORS[1] * means), usual[:, :, 1] + 1)

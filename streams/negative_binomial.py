@@ -11,7 +11,7 @@ import numpy.typing as npt
 from scipy import special  # scipy.stats takes every worker seconds to import: only where nothing else will do
 
 Floats = npt.NDArray[np.float64]
-_SUMMED = (15, 127)  # counts that are reached by adding up, first and for what is beyond
+_SUMMED = (15, 47, 127, 255)  # counts up to which probabilities are added up, for what is beyond the one before
 _BLOCK = 2048  # rows at a time: their probabilities stay in the cache
 MAX_R = 1e8  # beyond it the mixture is a Poisson to float precision
 
@@ -54,40 +54,41 @@ def quantiles(levels: npt.ArrayLike, mean: npt.ArrayLike, r: npt.ArrayLike) -> F
 
 
 def _quantiles(level: Floats, mean: Floats, r: Floats) -> Floats:
-    """[n, m] of levels [n, m], mean and r [n]: most products sell less than once a day, so probabilities of the first
-    counts are added up, and the inverse, which costs as much as a hundred of them, is for what is left."""
-    k, left, counts = np.zeros(level.shape), np.arange(len(level)), 0
-    for counts in _SUMMED:
-        k[left] = _by_sum(level[left], mean[left], r[left], counts)
-        left = left[(k[left] > counts).any(axis=1)]
-        if not len(left):
+    """[n, m] of levels [n, m], mean and r [n]: most products sell less than once a day, so probabilities of counts are
+    added up, further for the rows that want more; the inverse costs as much as a hundred counts."""
+    k, left, first = np.empty(level.shape), np.arange(len(level)), 0
+    n, mean = np.clip(r, 1e-6, MAX_R)[:, None], mean[:, None]
+    chance = below = np.exp(-n * np.log1p(mean / n))  # of no unit at all
+    here, size, odds = (below < level).astype(np.float64), n, mean / (n + mean)
+    for last in _SUMMED:
+        count = np.arange(first + 1, last + 1)
+        chances = np.concatenate([chance, (size + (count - 1)) / count * odds], axis=1)  # each against one unit less
+        chances.cumprod(axis=1, out=chances)
+        chance = chances[:, -1:].copy()
+        chances[:, :1] = below
+        sums = chances.cumsum(axis=1)
+        reached = np.ones((len(left), level.shape[1], len(count) + 1), np.bool_)
+        np.greater_equal(sums[:, None, 1:], level[left, :, None], out=reached[:, :, :-1])
+        here += reached.argmax(axis=2)
+        k[left], first = here, last
+        more = (here > last).any(axis=1)
+        if not more.any():
             return k
-    i, j = np.nonzero(k > counts)
-    k[i, j] = _by_inverse(level[i, j], mean[i], r[i])
+        left, here, size, odds = left[more], here[more], size[more], odds[more]
+        chance, below = chance[more], sums[more, -1:]
+    i, j = np.nonzero(k > first)
+    k[i, j] = _by_inverse(level[i, j], mean[i, 0], n[i, 0])
     return k
 
 
-def _by_sum(level: Floats, mean: Floats, r: Floats, counts: int) -> Floats:
-    """Quantiles [n, m]; `counts` + 1 stands for all beyond `counts`."""
-    n = np.clip(r, 1e-6, MAX_R)[:, None]
-    count = np.arange(1, counts + 1)
-    chance = np.empty((len(n), counts + 1))
-    chance[:, :1] = np.exp(-n * np.log1p(mean[:, None] / n))  # of no unit at all
-    chance[:, 1:] = (n + (count - 1)) / count * (mean[:, None] / (n + mean[:, None]))  # against one unit less
-    below = chance.cumprod(axis=1).cumsum(axis=1)
-    return np.stack([(below < level[:, i, None]).sum(axis=1) for i in range(level.shape[1])], axis=1)
-
-
 def _by_inverse(level: Floats, mean: Floats, r: Floats) -> Floats:
-    n, p = _shape(mean, r)
-    with np.errstate(invalid="ignore"):
-        k = np.maximum(np.ceil(special.nbdtrik(level, n, p)), 0.0)
-    # The inverse is a float's width off at times: the definition has the last word.
-    k = np.where(cdf(k - 1, mean, r) >= level, k - 1, k)
-    k = np.where(cdf(k, mean, r) < level, k + 1, k)
-    unknown = np.isnan(k)
-    if unknown.any():
-        from scipy import stats
-
-        k[unknown] = stats.nbinom.ppf(level[unknown], n[unknown], p[unknown])
-    return np.asarray(k, np.float64)
+    """From the quantile of the gamma with the same mean and variance, which is a step or two away."""
+    shape = 1 / (1 / mean + 1 / r)
+    k: Floats = np.floor(special.gammaincinv(shape, level) * (mean / shape))
+    left = np.arange(len(k))
+    while len(left := left[cdf(k[left], mean[left], r[left]) < level[left]]):
+        k[left] += 1
+    left = np.arange(len(k))
+    while len(left := left[cdf(k[left] - 1, mean[left], r[left]) >= level[left]]):
+        k[left] -= 1
+    return k
