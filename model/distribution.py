@@ -125,23 +125,26 @@ def remaining(mean: Floats, r: Floats, seen: Floats, share: Floats) -> tuple[Flo
     return np.maximum(rest * factor, LEAST), np.clip(left, 1e-6, negative_binomial.MAX_R)
 
 
-def at_most(k: Floats, horizon: int, total: Floats, r: Floats, conformal: Floats) -> Floats:
-    """Calibrated F(k) of the sum over a horizon; k [n, m], total and r [n, horizons], conformal [horizons, knots].
+def at_most(k: Floats, total: Floats, r: Floats, conformal: Floats) -> Floats:
+    """Calibrated F(k) [n, horizons, m] of the sum over each horizon; k [n, horizons, m], total and r [n, horizons],
+    conformal [horizons, knots].
 
     A longer horizon never has fewer units than a shorter one: its distribution function is the least of theirs, as its
     quantiles are the largest.
     """
-    shorter = slice(0, horizon + 1)
-    own = negative_binomial.cdf(k[:, None], total[:, shorter, None], r[:, shorter, None])  # [n, horizons, m]
-    calibrated: Floats = np.minimum.reduce([backward(conformal[h], own[:, h]) for h in range(horizon + 1)])
-    return calibrated
+    longer, shorter = np.tril_indices(DELAYS)  # each horizon with all that are not longer
+    below = negative_binomial.cdf(k[:, longer], total[:, shorter, None], r[:, shorter, None])  # [n, pairs, m]
+    for h in range(DELAYS):
+        below[:, shorter == h] = backward(conformal[h], below[:, shorter == h])
+    least: Floats = np.minimum.reduceat(below, np.flatnonzero(shorter == 0), axis=1)
+    return least
 
 
 def classify(total: Floats, r: Floats, thresholds: Ints, conformal: Floats, seen: Floats) -> Floats:
     """Probabilities [n, horizons, classes] of sums with mean `total` and r [n, horizons], `seen` units [n] ahead."""
     k = thresholds.astype(np.float64)  # [n, horizons, 3]
     last = np.stack([k[:, :, _SURGE] - 1, k[:, :, _RISE] - 1, k[:, :, _FALL]], axis=2) - seen[:, None, None]
-    below = np.stack([at_most(last[:, h], h, total, r, conformal) for h in range(DELAYS)], axis=1)
+    below = at_most(last, total, r, conformal)
     surge = np.where(k[:, :, _SURGE] < 0, 1.0, below[:, :, 0])
     rise = np.minimum(np.where(k[:, :, _RISE] < 0, 1.0, below[:, :, 1]), surge)
     fall = np.minimum(np.where(k[:, :, _FALL] < 0, 0.0, below[:, :, 2]), rise)

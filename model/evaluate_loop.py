@@ -191,6 +191,6 @@ def _put_frozen(into: Forecasts, cases: Cases, rows: Ints, columns: dict[str, np
 
 def _cdf(total: Floats, r: Floats, conformal: Floats) -> Callable[[Floats], Floats]:
     def cdf(k: Floats) -> Floats:
-        return np.concatenate([at_most(k[:, h, None], h, total, r, conformal) for h in range(DELAYS)], axis=1)
+        return at_most(k[:, :, None], total, r, conformal)[:, :, 0]
 
     return cdf
