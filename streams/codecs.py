@@ -6,8 +6,7 @@ Both are deterministic: equal columns give equal bytes, which the determinism co
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias, TypeVar
 
 import msgspec
@@ -40,46 +39,50 @@ class Coded:
 
 @dataclass(frozen=True)
 class Rows:
-    """A decoded batch: columns by name, as numpy arrays."""
+    """A decoded batch: columns by name, as numpy arrays that must be left as they are."""
 
     record: ArrowRecord
     batch: pa.RecordBatch
+    _arrays: dict[str, Array] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __len__(self) -> int:
         return int(self.batch.num_rows)
 
     def __getitem__(self, name: str) -> Array:
         """Numbers: [rows]; fixed-size lists: [rows, length]; texts: [rows] object."""
-        column = self._columns[name]
-        kind = column.type
-        if pa.types.is_fixed_size_list(kind):
-            flat = column.flatten().to_numpy(zero_copy_only=False)
-            return flat.reshape(len(self), kind.list_size)  # type: ignore[no-any-return]
-        if pa.types.is_dictionary(kind):
+        array = self._arrays.get(name)
+        if array is None:
+            array = self._arrays[name] = self._array(name)
+            array.flags.writeable = False
+        return array
+
+    def column(self, name: str) -> pa.Array:
+        """As it is, to be handed on."""
+        return self.batch.column(name)
+
+    def coded(self, name: str) -> tuple[Array, list[str]]:
+        """A dictionary column: codes [rows] int32 and the values that they index."""
+        column = self.batch.column(name)
+        return column.indices.to_numpy(zero_copy_only=False), column.dictionary.to_pylist()
+
+    def _array(self, name: str) -> Array:
+        column = self.batch.column(name)
+        if isinstance(column, pa.FixedSizeListArray):
+            flat = column.values.to_numpy(zero_copy_only=False)  # of the whole column, whatever part of it this is
+            lists: Array = flat.reshape(-1, column.type.list_size)[column.offset : column.offset + len(column)]
+            return lists
+        if isinstance(column, pa.DictionaryArray):
             codes, values = self.coded(name)
             return np.asarray(values, dtype=object)[codes] if len(codes) else np.empty(0, dtype=object)
         return column.to_numpy(zero_copy_only=False)  # type: ignore[no-any-return]
 
-    def column(self, name: str) -> pa.Array:
-        """As it is, to be handed on."""
-        return self._columns[name]
-
-    def coded(self, name: str) -> tuple[Array, list[str]]:
-        """A dictionary column: codes [rows] int32 and the values that they index."""
-        column = self._columns[name]
-        return column.indices.to_numpy(zero_copy_only=False), column.dictionary.to_pylist()
-
-    @cached_property
-    def _columns(self) -> dict[str, pa.Array]:
-        return {name: self.batch.column(i) for i, name in enumerate(self.batch.schema.names)}
-
 
 def encode(record: ArrowRecord, columns: Mapping[str, Column | Coded]) -> bytes:
     """One Arrow IPC stream with one batch; every column of the record's schema must be given."""
-    missing = set(record.schema.names) ^ set(columns)
+    missing = record.types.keys() ^ columns.keys()
     if missing:
         raise CodecError(f"{record.name}: columns {sorted(missing)} are missing or unknown; see streams/records/")
-    arrays = [_array(columns[field.name], field.type) for field in record.schema]
+    arrays = [_array(columns[name], kind) for name, kind in record.types.items()]
     return encode_batch(pa.RecordBatch.from_arrays(arrays, schema=record.schema))
 
 
@@ -156,19 +159,24 @@ def _array(column: Column | Coded, kind: pa.DataType) -> pa.Array:
         return pa.DictionaryArray.from_arrays(
             pa.array(np.asarray(column.codes, dtype=np.int32)), pa.array(list(column.values), pa.string())
         )
-    if pa.types.is_dictionary(kind):
-        values = column.tolist() if isinstance(column, np.ndarray) else list(column)
-        return pa.array(values, pa.string()).dictionary_encode()
-    if pa.types.is_fixed_size_list(kind):
+    if isinstance(kind, pa.FixedSizeListType):
         flat = np.ascontiguousarray(column, dtype=kind.value_type.to_pandas_dtype()).reshape(-1)
         return pa.FixedSizeListArray.from_arrays(pa.array(flat), kind.list_size)
+    if isinstance(kind, pa.DictionaryType):
+        values = column.tolist() if isinstance(column, np.ndarray) else list(column)
+        return pa.array(values, pa.string()).dictionary_encode()
     if pa.types.is_string(kind) or pa.types.is_binary(kind):
         return pa.array(column.tolist() if isinstance(column, np.ndarray) else list(column), kind)
     return pa.array(np.asarray(column, dtype=kind.to_pandas_dtype()))
 
 
-def encode_json(record: msgspec.Struct) -> bytes:
+def encode_json(record: msgspec.Struct | str) -> bytes:
     return _JSON.encode(record)
+
+
+def json_texts(values: Iterable[Any]) -> list[bytes]:
+    """The JSON of each, made in one call."""
+    return _JSON.encode_lines(values).split(b"\n")[:-1]  # JSON has no line's end in it
 
 
 def decode_json(value: bytes, kind: type[T]) -> T:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import pyarrow as pa
 
@@ -35,6 +36,11 @@ class ArrowRecord:
     def of(name: str, fields: dict[str, pa.DataType], version: int = VERSION) -> ArrowRecord:
         metadata = {"record": name, "version": str(version)}
         return ArrowRecord(name, pa.schema([pa.field(k, t) for k, t in fields.items()], metadata=metadata), version)
+
+    @cached_property
+    def types(self) -> dict[str, pa.DataType]:
+        """The schema's fields, which Arrow would make anew for every question."""
+        return {field.name: field.type for field in self.schema}
 
 
 TEXT = pa.dictionary(pa.int32(), pa.string())  # repeated strings: keys, categories, versions
