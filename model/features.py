@@ -36,10 +36,19 @@ CONTEXT = PRICE_CONTEXT.stop + 4 + DELAYS + 7 + len(SalesClass)
 CATALOGUE = 4
 LEVEL = 5
 VECTORS = (Modality.TEXT, Modality.IMAGE, Modality.TITLE)
+_VECTORS = np.array(VECTORS)
+_LIVE = int(WindowKind.LIVE)  # to compare with the enum takes as long as with all rows
 
 _CHANNEL = {name: i for i, name in enumerate(CHANNELS)}
 _DECAYED = [0.5 ** (np.arange(DAYS - 1, -1, -1) / half_life) for half_life in HALF_LIVES]
 BUCKETS = tuple(zip((0, *HORIZONS[:-1]), HORIZONS, strict=True))  # days of each delay bucket
+# [DAYS, sums] 1 for each day of a sum: sums of counts are exact in float64, in whatever order a matrix product adds up.
+_AGO = np.arange(DAYS, 0, -1)  # days before `end` that a day began
+_SPANS = np.stack([span >= _AGO for span in SPANS], axis=1).astype(np.float64)
+_WEEKS = np.stack([week == (_AGO - 1) // 7 for week in reversed(range(WEEKS))], axis=1).astype(np.float64)
+_SAME_WEEKDAY = np.stack([_AGO == 7, _AGO % 7 == 0], axis=1).astype(np.float64)  # as the next day's: last week's, all
+_WEEK_AND_MONTH = _SPANS[:, [SPANS.index(7), SPANS.index(28)]]
+_WEEKDAYS, _SALES_CLASSES = np.eye(7), np.eye(len(SalesClass))
 
 
 @dataclass(frozen=True)
@@ -82,22 +91,24 @@ def extract(rows: Rows) -> Features:
     hour = rows["hour"].reshape(n, len(CHANNELS), HOURS)
     known = rows["known"].reshape(n, len(KNOWN), DAYS + AHEAD).astype(np.float32) / 100
     present = (rows["mask"][:, None] >> np.arange(len(Modality)) & 1).astype(bool)  # [n, modalities]
-    price = _typical_price(day, rows["price"])
-    hours = _series(hour, rate / 24, price)
+    totals = day.sum(axis=2)  # [n, channels]
+    price = _typical_price(totals, rows["price"])
+    hours = _series(hour, hour.sum(axis=2), rate / 24, price, len(SERIES))
     # The posterior of a live forecast counts the sales of the open day; to the network they are as expected.
     hours[_open_hours(rows), SALES] = 0.0
-    days = np.concatenate([_series(day, rate, price), known[:, :, :DAYS].transpose(0, 2, 1)], axis=2)
+    days = _series(day, totals, rate, price, len(DAY_SERIES))
+    days[:, :, len(SERIES) :] = known[:, :, :DAYS].transpose(0, 2, 1)
     ahead = [known[:, :, DAYS + a : DAYS + b].mean(axis=2) for a, b in BUCKETS]
     codes, names = rows.coded("category")
     buckets = np.array([category_bucket(name) for name in names], np.int64)
-    age = np.where(present, np.log1p(np.maximum(np.nan_to_num(rows["age"]), 0.0)) / 3, 0.0)
+    age = np.where(present, np.log1p(np.fmax(rows["age"], 0.0)) / 3, 0.0)
     vectors = np.stack([rows["text"], rows["image"], rows["title"]], axis=1)  # [n, 3, VECTOR]
     return Features(
         days=days,
         hours=hours,
         ahead=np.stack(ahead, axis=1),
-        vectors=_where(present[:, list(VECTORS), None], vectors),
-        context=_context(rows, day, rate, price, known[:, 1:, :DAYS].max(axis=1).clip(0)),
+        vectors=_where(present[:, _VECTORS, None], vectors),
+        context=_context(rows, day, totals, rate, price, known[:, 1:, :DAYS].max(axis=1).clip(0)),
         catalogue=_where(present[:, Modality.CATALOGUE, None], _catalogue(rows, price)),
         level=_where(present[:, Modality.LEVEL, None], _level(rows, rate)),
         age=age.astype(np.float32),
@@ -111,37 +122,39 @@ def _where(present: npt.NDArray[np.bool_], values: npt.NDArray[np.floating]) -> 
     return there
 
 
-def _typical_price(day: npt.NDArray[np.int64], listed: npt.NDArray[np.int64]) -> Doubles:
+def _typical_price(totals: npt.NDArray[np.int64], listed: npt.NDArray[np.int64]) -> Doubles:
     """[n] mean price of the units in the window, the catalogue's where nothing sold, 0 where neither is known."""
-    units, revenue = day[:, _CHANNEL["units"]].sum(axis=1), day[:, _CHANNEL["revenue"]].sum(axis=1)
+    units, revenue = totals[:, _CHANNEL["units"]], totals[:, _CHANNEL["revenue"]]
     return np.where(units > 0, revenue / np.maximum(units, 1), np.maximum(listed, 0))
 
 
-def _series(grid: npt.NDArray[np.int64], rate: Doubles, price: Doubles) -> Floats:
-    """[n, buckets, series]: logs relative to what is usual for the product; a channel without events is zero."""
-    series = np.zeros((len(grid), grid.shape[2], len(SERIES)), np.float32)
+def _series(
+    grid: npt.NDArray[np.int64], totals: npt.NDArray[np.int64], rate: Doubles, price: Doubles, width: int
+) -> Floats:
+    """[n, buckets, width], of which the first are SERIES: logs relative to what is usual for the product; a channel
+    without events is zero. `totals` [n, channels] are of the grid [n, channels, buckets]."""
+    series = np.zeros((len(grid), grid.shape[2], width), np.float32)
     usual = np.log1p(rate).astype(np.float32)[:, None]
-
-    def put(name: str, values: Floats) -> None:
-        series[:, :, SERIES.index(name)] = values
-
-    channel = {name: grid[:, i] for name, i in _CHANNEL.items()}  # each [n, buckets]
-    put("units", _log1p(channel["units"]) - usual)
-    put("orders", _log1p(channel["orders"]) - usual)
-    # The other channels are empty for most products and days.
-    i, t = np.nonzero((channel["units"] > 0) & (channel["revenue"] > 0) & (price[:, None] > 0))
-    paid = channel["revenue"][i, t] / channel["units"][i, t]
-    series[i, t, SERIES.index("price")] = np.log(paid / np.maximum(price[i], 1e-9))
-    if channel["returned"].any():
-        put("returned", _log1p(channel["returned"]))
+    for name in ("units", "orders"):
+        series[:, :, SERIES.index(name)] = _log1p(grid[:, _CHANNEL[name]]) - usual
+    units, revenue = grid[:, _CHANNEL["units"]], grid[:, _CHANNEL["revenue"]]
+    here = np.flatnonzero(np.minimum(units, revenue) > 0)
+    paid, typical = revenue.reshape(-1)[here] / units.reshape(-1)[here], price[here // grid.shape[2]]
+    relative = np.log(np.where(typical > 0, paid / np.maximum(typical, 1e-9), 1.0))
+    series.reshape(-1, width)[here, SERIES.index("price")] = relative
+    # The other channels count what happens and nothing that takes it back. They are empty for most products and days.
+    there = np.asarray(totals.any(axis=0))
+    if there[_CHANNEL["returned"]]:
+        series[:, :, SERIES.index("returned")] = _log1p(grid[:, _CHANNEL["returned"]])
     for name in ("views", "carts", "favourites"):
-        if channel[name].any():
-            mean = np.log1p(channel[name].mean(axis=1, keepdims=True)).astype(np.float32)
-            put(name, _log1p(channel[name]) - mean)
-    i, t = np.nonzero(channel["reviews"])
-    reviews = channel["reviews"][i, t]
-    series[i, t, SERIES.index("reviews")] = np.log1p(reviews)
-    series[i, t, SERIES.index("rating")] = (channel["rating_sum"][i, t] / reviews - 3) / 2
+        if there[_CHANNEL[name]]:
+            mean = np.log1p(totals[:, _CHANNEL[name], None] / grid.shape[2]).astype(np.float32)
+            series[:, :, SERIES.index(name)] = _log1p(grid[:, _CHANNEL[name]]) - mean
+    if there[_CHANNEL["reviews"]]:
+        i, t = np.nonzero(grid[:, _CHANNEL["reviews"]])
+        reviews, ratings = grid[i, _CHANNEL["reviews"], t], grid[i, _CHANNEL["rating_sum"], t]
+        series[i, t, SERIES.index("reviews")] = np.log1p(reviews)
+        series[i, t, SERIES.index("rating")] = (ratings / reviews - 3) / 2
     return np.clip(series, -8.0, 8.0, out=series)
 
 
@@ -150,56 +163,66 @@ _LOGS = np.log1p(np.arange(1024)).astype(np.float32)
 
 def _log1p(counts: npt.NDArray[np.int64]) -> Floats:
     """log(1 + count): most counts are small, and looked up."""
-    logs: Floats = _LOGS[np.clip(counts, 0, len(_LOGS) - 1)]
-    large = counts >= len(_LOGS)
-    if large.any():
+    logs: Floats = _LOGS.take(counts, mode="clip")
+    if counts.max(initial=0) >= len(_LOGS):
+        large = counts >= len(_LOGS)
         logs[large] = np.log1p(counts[large])
     return logs
 
 
 def _open_hours(rows: Rows) -> npt.NDArray[np.bool_]:
     """[n, HOURS] the hour buckets of a live window that begin at or after `end`."""
-    live = rows["kind"] == WindowKind.LIVE
+    live = rows["kind"] == _LIVE
     count = np.where(live, (rows["as_of"] - rows["end"]) // HOUR + 1, 0)
     return np.arange(HOURS)[None, :] >= HOURS - count[:, None]
 
 
-def _context(rows: Rows, day: npt.NDArray[np.int64], rate: Doubles, price: Doubles, promoted: Floats) -> Floats:
+def _context(
+    rows: Rows,
+    day: npt.NDArray[np.int64],
+    totals: npt.NDArray[np.int64],
+    rate: Doubles,
+    price: Doubles,
+    promoted: Floats,
+) -> Floats:
     """[n, CONTEXT]; `promoted` [n, DAYS] is the share of a day that some promotion has."""
-    behaviour = [np.log1p(day[:, _CHANNEL[name]].mean(axis=1)) for name in ("views", "carts", "favourites")]
-    units = day[:, _CHANNEL["units"]].astype(np.float64)
-    revenue = day[:, _CHANNEL["revenue"]]
-    sold = units > 0
-    silent = np.where(sold.any(axis=1), np.argmax(sold[:, ::-1], axis=1), DAYS)
-    product = [
-        np.log1p(rate),
-        np.log(rate + 0.01) / 3,
-        np.log1p(rows["age_days"].clip(0)) / 4,
-        np.log1p(silent) / 4,
+    units, total = day[:, _CHANNEL["units"]].astype(np.float64), totals[:, _CHANNEL["units"]]
+    sold, off = units > 0, units - (total / DAYS)[:, None]
+    counts = [
+        *(totals[:, _CHANNEL[name]] / DAYS for name in ("views", "carts", "favourites")),
+        rate,
+        rows["age_days"].clip(0),
+        np.where(sold.any(axis=1), np.argmax(sold[:, ::-1], axis=1), DAYS),  # days without a sale
+        np.sqrt((off * off).sum(axis=1) / DAYS),
+        totals[:, _CHANNEL["returned"]],
     ]
+    logs = np.log1p(np.stack(counts, axis=1))
+    behaviour, usual, age, silent, spread, returned = np.split(logs, (3, 4, 5, 6, 7), axis=1)
+    shares = np.stack([promoted, 1 - promoted], axis=1)  # [n, 2, DAYS]
     trends = [
-        *(_against(units[:, -span:].sum(axis=1), span * rate) for span in SPANS),
-        *(_against(units[:, 7 * week : 7 * week + 7].sum(axis=1), 7 * rate) for week in range(WEEKS)),
-        *(_against(units @ weights, weights.sum() * rate) for weights in _DECAYED),
-        _against(units[:, -7], rate),  # the weekday that comes next, a week ago
-        _against(units[:, ::7].sum(axis=1), WEEKS * rate),  # and in all weeks
-        _against((units * promoted).sum(axis=1), promoted.sum(axis=1) * rate),
-        _against((units * (1 - promoted)).sum(axis=1), (1 - promoted).sum(axis=1) * rate),
-    ]
-    prices = [_price(revenue[:, -span:].sum(axis=1), units[:, -span:].sum(axis=1), price) for span in (7, 28)]
-    others = [
-        *(sold[:, -span:].mean(axis=1) for span in (7, 28)),
-        np.log1p(units.std(axis=1)) - np.log1p(rate),
-        np.log1p(day[:, _CHANNEL["returned"]].sum(axis=1)),
+        *((units @ days, days.sum(axis=0)) for days in (_SPANS, _WEEKS)),
+        *(((units @ weights)[:, None], weights.sum()) for weights in _DECAYED),
+        (units @ _SAME_WEEKDAY, _SAME_WEEKDAY.sum(axis=0)),
+        ((units[:, None] * shares).sum(axis=2), shares.sum(axis=2)),
     ]
     # Weekday factors are in the baseline: what a bucket expects per day, against the rate.
     widths = np.array([b - a for a, b in BUCKETS], np.float64)
-    weekly = np.log((rows["baseline"] / widths + 0.01) / (rate + 0.01)[:, None])  # [n, delays]
-    weekday = np.eye(7)[rows["weekday"] % 7]
-    sales_class = np.eye(len(SalesClass))[rows["sales_class"]]
-    numbers = np.stack([*behaviour, *product, *trends, *prices, *others], axis=1)
-    context = np.concatenate([numbers, weekly, weekday, sales_class], axis=1)
-    clipped: Floats = np.clip(context, -8.0, 8.0).astype(np.float32)
+    context = [
+        behaviour,
+        usual,
+        np.log(rate + 0.01)[:, None] / 3,
+        age / 4,
+        silent / 4,
+        *(_against(sums, days * rate[:, None]) for sums, days in trends),
+        _price(day[:, _CHANNEL["revenue"]] @ _WEEK_AND_MONTH, units @ _WEEK_AND_MONTH, price[:, None]),
+        sold @ _WEEK_AND_MONTH / _WEEK_AND_MONTH.sum(axis=0),
+        spread - usual,
+        returned,
+        np.log((rows["baseline"] / widths + 0.01) / (rate + 0.01)[:, None]),  # [n, delays]
+        _WEEKDAYS[rows["weekday"] % 7],
+        _SALES_CLASSES[rows["sales_class"]],
+    ]
+    clipped: Floats = np.clip(np.concatenate(context, axis=1), -8.0, 8.0).astype(np.float32)
     return clipped
 
 
@@ -209,7 +232,7 @@ def _against(units: Doubles, usual: Doubles) -> Doubles:
 
 
 def _price(revenue: Doubles, units: Doubles, price: Doubles) -> Doubles:
-    """[n] log of the mean price paid against the typical one, 0 where nothing was paid."""
+    """Log of the mean price paid against the typical one, 0 where nothing was paid."""
     known = (units > 0) & (revenue > 0) & (price > 0)
     return np.log(np.where(known, revenue / np.maximum(units * price, 1e-9), 1.0))
 
@@ -229,12 +252,8 @@ def _catalogue(rows: Rows, price: Doubles) -> Doubles:
 
 
 def _level(rows: Rows, rate: Doubles) -> Doubles:
-    on_hand, on_order = (np.maximum(np.nan_to_num(rows[name]), 0.0) for name in ("on_hand", "on_order"))
-    columns = [
-        np.log1p(on_hand) / 4,
-        np.log1p(on_order) / 4,
-        np.log1p(np.maximum(np.nan_to_num(rows["lead_time_days"]), 0.0)) / 3,
-        np.log1p(on_hand / (rate + 0.01)) / 4,  # days of cover
-        np.isnan(rows["on_hand"]),
-    ]
-    return np.clip(np.stack(columns, axis=1).astype(np.float64), -8.0, 8.0)
+    known = np.fmax(np.stack([rows[name] for name in ("on_hand", "on_order", "lead_time_days")]), 0.0)  # NaN: 0
+    cover = known[0] / (rate + 0.01)  # days
+    logs = np.log1p([*known, cover]) / np.array([[4], [4], [3], [4]])
+    level: Doubles = np.clip(np.stack([*logs, np.isnan(rows["on_hand"])], axis=1), -8.0, 8.0)
+    return level
