@@ -21,7 +21,7 @@ from model.heads import Correction, HeadStore, category_codes, frozen_head
 from model.reading import Reading, read
 from model.registry import Bundle
 from model.scores import Forecasts, scores
-from streams.codecs import Coded, Rows, decode, encode_json, split
+from streams.codecs import Coded, Rows, decode, split
 from streams.records import CHANNELS, HORIZONS, THRESHOLDS, WindowKind
 from streams.records.inside import CLOSES, OUTCOMES, PREDICTIONS, WINDOWS
 from streams.records.outside import Head
@@ -217,7 +217,7 @@ class InferenceStage:
             for value in split(PREDICTIONS, self._columns(message, rows, reading, forecasts), self.config.max_bytes)
         ]
         outputs += [
-            Output(SCORES_TOPIC, message.partition, encode_json(score), product.encode())
+            Output(SCORES_TOPIC, message.partition, score, product.encode())
             for score, product in zip(
                 scores(rows, forecasts, reading.contributions, self.bundle.version), rows["product"], strict=True
             )
