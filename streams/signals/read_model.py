@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any, TypeVar
 
 import msgspec
 from alembic import command
 from alembic.util import CommandError
-from sqlalchemy import ColumnElement, Connection, case, func, select, tuple_
+from sqlalchemy import ColumnElement, Connection, Dialect, case, func, select, tuple_
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
@@ -24,7 +25,7 @@ from streams.records import HORIZONS, QUANTILES
 from streams.records.outside import AdsSignal, Audit, InventorySignal, Score
 from streams.signals.database import Database
 from streams.signals.migrations import configuration
-from streams.signals.tables import AdsRow, AuditRow, InventoryRow, PositionRow, ScoreRow, Table
+from streams.signals.tables import AdsRow, AuditRow, InventoryRow, PositionRow, ScoreRow
 from streams.stage import Message
 
 FRESH_MS = 7 * 86_400_000  # queries leave out products whose newest window is that much older than their platform's
@@ -34,6 +35,8 @@ _NUMBERS = ("expected", "baseline", "trend", "class", "p_surging", "p_falling", 
 _COLUMNS = {days: tuple(f"{name}_{days}" for name in _NUMBERS) for days in HORIZONS}  # of ScoreRow
 
 NewestRow = ScoreRow | InventoryRow | AdsRow | AuditRow
+# SQL, and what puts a row's values in order for a driver whose parameters have no names.
+_Upsert = tuple[str, Callable[[dict[str, Any]], Any] | None]
 Row = TypeVar("Row", ScoreRow, InventoryRow, AdsRow)
 
 
@@ -51,6 +54,7 @@ class ReadModel:
 
     def __init__(self, url: str) -> None:
         self._database = Database(url)
+        self._upserts: dict[type[NewestRow | PositionRow], _Upsert] = {}
 
     def close(self) -> None:
         self._database.close()
@@ -91,11 +95,10 @@ class ReadModel:
         with self._database.writing() as connection:
             # Ordered by key, so that two writers cannot wait for each other's rows.
             changed = sum(
-                self._upsert(connection, kind, [rows[key] for key in sorted(rows)], kind.newer_by)
-                for kind, rows in newest.items()
+                self._upsert(connection, kind, [rows[key] for key in sorted(rows)]) for kind, rows in newest.items()
             )
             advanced = [{"topic": t, "partition": p, "offset": n} for (t, p), n in sorted(positions.items())]
-            self._upsert(connection, PositionRow, advanced, ("offset",))
+            self._upsert(connection, PositionRow, advanced)
         return changed
 
     def newest_end(self) -> int | None:
@@ -163,22 +166,31 @@ class ReadModel:
             yield session
             session.expunge_all()
 
-    def _upsert(
-        self, connection: Connection, kind: type[Table], rows: list[dict[str, Any]], newer_by: tuple[str, ...]
-    ) -> int:
+    def _upsert(self, connection: Connection, kind: type[NewestRow | PositionRow], rows: list[dict[str, Any]]) -> int:
+        """Put rows in where none is, or an older one; how many that were."""
         if not rows:
             return 0
-        table = kind.__table__
-        dialect: Any = postgresql if self._database.postgresql else sqlite
-        statement = dialect.insert(table)
-        key = [column.name for column in table.primary_key]
-        statement = statement.on_conflict_do_update(
-            index_elements=key,
-            set_={column.name: statement.excluded[column.name] for column in table.columns if column.name not in key},
-            where=tuple_(*(statement.excluded[name] for name in newer_by))
-            > tuple_(*(table.c[name] for name in newer_by)),
-        )
-        return int(connection.execute(statement, rows, execution_options={"preserve_rowcount": True}).rowcount)
+        if kind not in self._upserts:
+            self._upserts[kind] = _upsert(kind, connection.dialect)
+        statement, in_order = self._upserts[kind]
+        parameters: Any = [*map(in_order, rows)] if in_order else rows
+        # Rows go straight to the driver: what SQLAlchemy does for each takes five times as long as SQLite.
+        return int(connection.exec_driver_sql(statement, parameters, {"preserve_rowcount": True}).rowcount)
+
+
+def _upsert(kind: type[NewestRow | PositionRow], dialect: Dialect) -> _Upsert:
+    table = kind.__table__
+    insert: Any = postgresql.insert if dialect.name == "postgresql" else sqlite.insert
+    statement = insert(table)
+    key = [column.name for column in table.primary_key]
+    statement = statement.on_conflict_do_update(
+        index_elements=key,
+        set_={column.name: statement.excluded[column.name] for column in table.columns if column.name not in key},
+        where=tuple_(*(statement.excluded[name] for name in kind.newer_by))
+        > tuple_(*(table.c[name] for name in kind.newer_by)),
+    )
+    compiled = statement.compile(dialect=dialect)
+    return str(compiled), itemgetter(*compiled.positiontup) if compiled.positiontup else None
 
 
 def _values(message: Message) -> tuple[type[NewestRow], dict[str, Any]]:
@@ -217,8 +229,8 @@ def _score_values(message: Message, value: bytes) -> dict[str, Any]:
         "window_kind": score.window_kind,
         "events_offset": score.events_offset,
         "head_late": score.head_late,
-        "missing": score.missing,
-        "contributions": score.contributions,
+        "missing": _json(score.missing),
+        "contributions": _json(score.contributions),
         **numbers,
     }
 
@@ -255,7 +267,8 @@ def _audit_values(message: Message, value: bytes) -> dict[str, Any]:
     audit = msgspec.structs.asdict(decode_json(value, Audit))
     del audit["schema_version"]
     texts = {name: _clean(audit[name]) for name in ("audit_id", "command", "by", "reason")}
-    return audit | texts | {"log_offset": message.offset}
+    facts = {name: _json(audit[name]) for name in ("plan", "result")}
+    return audit | texts | facts | {"log_offset": message.offset}
 
 
 def _shared(message: Message, record: Score | InventorySignal | AdsSignal) -> dict[str, Any]:
@@ -274,6 +287,10 @@ def _shared(message: Message, record: Score | InventorySignal | AdsSignal) -> di
         "model": _clean(record.model),
         "head": _clean(record.head),
     }
+
+
+def _json(value: Any) -> str:
+    return msgspec.json.encode(value).decode()
 
 
 def _clean(text: str) -> str:

@@ -143,6 +143,8 @@ class PositionRow(Table):
 
     __tablename__ = "stream_positions"
 
+    newer_by: ClassVar = ("offset",)
+
     topic: Mapped[str] = mapped_column(primary_key=True)
     partition: Mapped[int] = mapped_column(Integer, primary_key=True)
     offset: Mapped[int]
