@@ -15,7 +15,7 @@ from deploy import pipeline
 from deploy.lifecycle import Stopper, run_beside
 from deploy.settings import Settings, cautions
 from streams import kafka
-from streams.memory import usual_limit_mib
+from streams.memory import keep_freed_memory, usual_limit_mib
 from streams.observing import Observer, Several, Silent
 from streams.runner import Runner, RunnerConfig
 from streams.stage import StageSpec, TaskKey
@@ -97,6 +97,7 @@ def run_worker(name: str, settings: Settings, bootstrap: str, stop: Stopper) -> 
         _LOG.warning(line)
     spec = _SPECS[name](settings)
     runner = Runner(spec, runner_config(settings, bootstrap), stop, observer(settings, name))
+    keep_freed_memory()
     gc.freeze()  # or the collector would go through modules and models again with every few polls
     if name != "signals":
         _run(runner.run, stop)

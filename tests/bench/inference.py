@@ -21,6 +21,7 @@ from model.reading import read
 from model.registry import Bundle
 from model.scoring import InferenceConfig, InferenceStage
 from streams.codecs import Rows, decode, encode, encode_json
+from streams.memory import keep_freed_memory
 from streams.records import DAYS, Modality
 from streams.records.inside import WINDOWS
 from streams.records.outside import Head
@@ -45,7 +46,8 @@ def main() -> None:
     ready = Batch.of(features.take(np.arange(batch_rows) % n), bundle.device)
     frozen, learnt = (stage(bundle, heads) for heads in ([], [learnt_head(bundle, 1_000)]))
     gc.collect()
-    gc.freeze()  # what is loaded stays: the collector need not look at torch again and again
+    gc.freeze()  # this and the next as deploy/workers.py does
+    keep_freed_memory()
     reading = partial(read, bundle.network, features, baseline, batch_rows)
     works: list[tuple[str, Callable[[], object], int]] = [
         ("bare loop on ready tensors", partial(forward, bundle.network, ready), batch_rows),

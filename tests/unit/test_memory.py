@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from mmap import mmap
 from pathlib import Path
 
@@ -26,3 +28,21 @@ def test_a_control_group_is_not_asked(tmp_path: Path) -> None:
 
 def test_a_system_that_does_not_tell_ends_the_process(tmp_path: Path) -> None:
     assert resident_mib(tmp_path / "none") == 0
+
+
+_TURNS = """
+from resource import RUSAGE_SELF, getrusage
+from streams.memory import keep_freed_memory
+keep_freed_memory()
+for turn in range(12):
+    arrays = [b"x" * (3 << 20) for _ in range(8)]
+    del arrays
+    if turn == 1:
+        warm = getrusage(RUSAGE_SELF).ru_minflt
+print(getrusage(RUSAGE_SELF).ru_minflt - warm)
+"""
+
+
+def test_what_one_record_frees_would_be_made_anew_for_the_next() -> None:
+    ran = subprocess.run([sys.executable, "-c", _TURNS], capture_output=True, text=True, check=True)
+    assert int(ran.stdout) < 1_000, "pages; without, ten turns make 61,120"
