@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from model.calibration import randomised_pit, track
+from model.calibration import forward, randomised_pit, track
+from model.distribution import spread
 from model.heads import (
     LEAST,
     RESIDUAL_LIMIT,
@@ -31,8 +32,9 @@ from model.heads import (
     pearson,
     step,
 )
+from streams import negative_binomial
 from streams.calendars import DAY
-from streams.records import DELAYS, HORIZONS, SalesClass
+from streams.records import DELAYS, HORIZONS, QUANTILES, SalesClass
 from streams.records.outside import Head
 
 WIDTHS = tuple(right - left for left, right in zip((0, *HORIZONS[:-1]), HORIZONS, strict=True))  # days
@@ -40,6 +42,8 @@ FROZEN, FORGOTTEN = -1, -2  # in place of an epoch's index: the frozen head; one
 NEVER = -(2**62)
 TAILS = (0.1, 0.9)  # PIT values outside of them, that the dispersion is to make as many as it should
 SHOCK_LIMIT = 1.0  # in usual shocks: an epoch with a larger one counts less
+_LEVELS = np.array(QUANTILES)
+SHARES = np.array([0.0, 0.5, 1.0])  # of what a bucket has learnt by itself, that are held against each other
 LOOSE, LOOSE_CATEGORY = 1.0, 0.005  # variances of a level that is not learnt but allowed for
 
 
@@ -58,6 +62,8 @@ class EstimationConfig:
     credit_information: float = 4.0  # a correction that explains less is not believed, see `credit`
     adopted_information: float = 20.0  # that a head which was made elsewhere is taken to have explained
     credit_half_life: tuple[float, ...] = (56.0, 56.0, 112.0)
+    share_rate: float = 30.0  # log weight of what an epoch would have been without loss with
+    share_rows: float = 20.0  # an epoch with so few rows counts half
     common_information: float = 50.0  # of an epoch, that takes half of its common error out of the spread
     dispersion_rate: float = 2.0  # of log r, a one-day horizon's and an epoch's; longer ones go with 1 / days
     tails_half_life: float = 4.0  # of what is known of how far errors of the spread agree
@@ -75,10 +81,9 @@ class Labels:
     delay: Ints
     units: Floats
     total: Floats
-    total_mean: Floats
-    dispersion: Floats
     median: Floats
     frozen_mean: Floats
+    frozen_total_mean: Floats
     frozen_dispersion: Floats
     frozen_median: Floats
     baseline: Floats
@@ -96,32 +101,29 @@ class Labels:
         return Labels(**{name: column[rows] for name, column in vars(self).items()})
 
 
-_STATE = ("theta", "covariance", "conformal", "merits", "shocks", "shocks_at", "dispersion", "tails")
+_STATE = ("theta", "covariance", "conformal", "merits", "gains", "shocks", "shocks_at", "dispersion", "tails")
 
 
 @dataclass(eq=False)
 class Past:
-    """The state as it was learnt at an epoch; `published` is False where another head was published instead."""
+    """The state as it was learnt at an epoch, whether it was published or not."""
 
     epoch: int  # and revision: see `head_key`
     state: dict[str, npt.NDArray[Any]]  # by the names of _STATE
-    published: bool
 
     @property
     def theta(self) -> Floats:
         return self.state["theta"]
 
     @property
-    def covariance(self) -> Floats:
-        return self.state["covariance"]
-
-    @property
     def merits(self) -> Floats:
         return self.state["merits"]
 
-    @property
-    def dispersion(self) -> Floats:
-        return self.state["dispersion"]
+
+def quantile_loss(units: Floats, mean: Floats, r: Floats, conformal: Floats) -> float:
+    """Sum over rows of the loss of the published quantiles."""
+    over = units[:, None] - negative_binomial.quantiles(forward(conformal, QUANTILES), mean, r)
+    return float(np.maximum(_LEVELS * over, (_LEVELS - 1) * over).sum())
 
 
 def common_score(units: Floats, mean: Floats, r: Floats) -> float:
@@ -143,6 +145,7 @@ class Estimator:
         self.covariance = self.prior.copy()
         self.conformal = identity_map()
         self.merits = np.zeros((DELAYS, 2, 2))  # of level and own terms: what they explained, what they claimed
+        self.gains = np.zeros((DELAYS, len(SHARES)))  # of quantile loss, by share of what was learnt, over none of it
         self.shocks = np.zeros((DELAYS, 3))  # newest standardised score, decayed sum of its variance, weight
         self.shocks_at = np.full(DELAYS, NEVER, np.int64)
         self.past: list[Past] = []
@@ -151,14 +154,11 @@ class Estimator:
 
     def learn(self, labels: Labels, epoch: int, elapsed: float) -> None:
         """One update from the rows that matured at `epoch`, `elapsed` days after the epoch before."""
-        at = self.index(labels.head)
-        published = np.array([True] + [p.published for p in self.past])[np.maximum(at, FROZEN) + 1]
-        ours = labels.take(np.flatnonzero((at != FORGOTTEN) & published))
-        levelled = replace(ours, total_mean=ours.total_mean * self._common(ours))
-        pit = randomised_pit(levelled.total, levelled.total_mean, levelled.dispersion, levelled.uniform)
-        self._fit_dispersion(levelled, pit, elapsed)
-        self._fit_map(levelled, pit)
-        known = labels.take(np.flatnonzero(at != FORGOTTEN))
+        known = labels.take(np.flatnonzero(self.index(labels.head) != FORGOTTEN))
+        mean, r = self._weigh(known, elapsed)
+        pit = randomised_pit(known.total, mean * self._common(known, mean, r), r, known.uniform)
+        self._fit_dispersion(known, pit, elapsed)
+        self._fit_map(known, pit)
         for b in range(DELAYS):
             mine = known.take(np.flatnonzero(known.delay == b))
             self._judge(b, mine, elapsed)
@@ -166,15 +166,15 @@ class Estimator:
         self.theta[1:, : self.shared] = self.theta[0, : self.shared]
         self.covariance[1:, : self.shared, : self.shared] = self.covariance[0, : self.shared, : self.shared]
 
-    def keep(self, epoch: int, published: bool) -> None:
+    def keep(self, epoch: int) -> None:
         """Remember the state of this epoch, and forget those that nothing can ask for any more."""
-        now = Past(epoch, self._state(), published)
+        now = Past(epoch, self._state())
         self.past = [p for p in self.past if p.epoch >= epoch - self.config.kept_days * DAY] + [now]
 
     def go_back(self, epoch: int) -> bool:
         """Stand where an epoch that is kept has left the state; False where it is not kept.
 
-        What was published since is withdrawn: its forecasts teach no spread, and count as made with this state's level.
+        What was published since is withdrawn: its forecasts count as made with this state.
         """
         found = next((p for p in self.past if p.epoch == epoch), None)
         if found is None:
@@ -182,7 +182,7 @@ class Estimator:
         self._take(found.state)
         for later in self.past:
             if later.epoch > epoch:
-                later.state, later.published = self._state(), False
+                later.state = self._state()
         return True
 
     def adopt(self, head: Head) -> None:
@@ -190,7 +190,8 @@ class Estimator:
         for name in ("theta", "covariance", "dispersion", "conformal"):
             setattr(self, name, np.array(getattr(head, name), np.float64))
         claimed = self.config.adopted_information  # theta is as it was published: believed whole, to begin with
-        self.merits[:] = claimed + self.config.credit_information, claimed
+        self.merits[:] = claimed + self.config.credit_information * self.config.level_half_life, claimed
+        self.gains[:] = SHARES
 
     def _state(self) -> dict[str, npt.NDArray[Any]]:
         return {name: np.array(getattr(self, name)) for name in _STATE}
@@ -203,26 +204,47 @@ class Estimator:
         """[delays, features] how much of each term is believed: the regression of what was sold on what it said.
 
         Chance alone moves theta as far as its prior allows, and the day after knows nothing of it; a true change is
-        confirmed the day after. So level and own terms count as far as they have predicted.
+        confirmed the day after. So level and own terms count as far as they have predicted. The level is judged by its
+        day alone: for a longer horizon it must have explained as much for each day, of those that it lasts.
         """
-        explained, claimed = merits[:, :, 0], merits[:, :, 1]
-        believed = np.clip(explained / (claimed + self.config.credit_information), 0.0, 1.0)
-        credit = np.repeat(believed[:, 1:], self.theta.shape[1], axis=1)
-        credit[:, : self.shared] = believed[0, 0]
-        return credit
+        c, terms = self.config, merits.copy()
+        terms[:, 0] = merits[0, 0]
+        needed = np.full((DELAYS, 2), c.credit_information)
+        needed[:, 0] *= np.minimum(HORIZONS, c.level_half_life)
+        believed = np.clip(terms[:, :, 0] / (terms[:, :, 1] + needed), 0.0, 1.0)
+        return np.repeat(believed, (self.shared, self.theta.shape[1] - self.shared), axis=1)
 
     def head(self, model: str, categories: list[str], epoch: int, rows: int) -> Head:
-        credit = self.credit(self.merits)
+        theta, covariance, dispersion, conformal = self.shared_out(self._state(), self.shares(self.gains))
         return Head(
             version=head_version(model, epoch),
             model=model,
             epoch=epoch,
-            theta=(credit * self.theta).tolist(),
-            covariance=(credit[:, :, None] * self.covariance * credit[:, None, :]).tolist(),
-            dispersion=self.dispersion.tolist(),
+            theta=theta.tolist(),
+            covariance=covariance.tolist(),
+            dispersion=dispersion.tolist(),
             categories=categories,
-            conformal=self.conformal.tolist(),
+            conformal=conformal.tolist(),
             rows=rows,
+        )
+
+    def shares(self, gains: Floats) -> Floats:
+        """[delays] what is published of each bucket's own terms, spread and map: the mean of SHARES, weighted by what
+        each has gained."""
+        weights = np.exp(self.config.share_rate * (gains - gains.max(axis=1, keepdims=True)))
+        mean: Floats = (weights * SHARES).sum(axis=1) / weights.sum(axis=1)
+        return mean
+
+    def shared_out(self, state: Mapping[str, npt.NDArray[Any]], share: Floats) -> tuple[Floats, Floats, Floats, Floats]:
+        """Theta, P, dispersion and conformal map of a head that publishes `share` [delays] of a state."""
+        credit = self.credit(state["merits"])
+        credit[:, self.shared :] *= share[:, None]
+        moved = (state["dispersion"] / self.network_dispersion) ** share[:, None]
+        return (
+            credit * state["theta"],
+            credit[:, :, None] * state["covariance"] * credit[:, None, :],
+            self.network_dispersion * moved,
+            identity_map() + share[:, None] * (state["conformal"] - identity_map()),
         )
 
     def index(self, epochs: Ints) -> Ints:
@@ -238,11 +260,32 @@ class Estimator:
         mean = labels.frozen_mean.copy()
         for rows, past, b in self._by_past(labels):
             mine = labels.take(rows)
-            credit = self.credit(past.merits)[b]
-            theta, covariance = credit * past.theta[b], credit[:, None] * past.covariance[b] * credit
-            shift, s2 = effect(theta, covariance, mine.f, mine.components, mine.category)
-            mean[rows] = np.maximum(mine.baseline, LEAST) * np.exp(mine.f + shift + s2 / 2)
+            theta, covariance, _, _ = self.shared_out(past.state, self.shares(past.state["gains"]))
+            shift, s2 = effect(theta[b], covariance[b], mine.f, mine.components, mine.category)
+            mean[rows] *= np.exp(shift + s2 / 2)
         return mean
+
+    def _weigh(self, labels: Labels, elapsed: float) -> tuple[Floats, Floats]:
+        """Hold the shares against each other. Mean and r [rows] of the horizon's total, had all been published that was
+        learnt: what is held back teaches as if it were not."""
+        c = self.config
+        mean, r = labels.frozen_total_mean.copy(), labels.frozen_dispersion.copy()
+        loss, count = np.zeros(self.gains.shape), np.zeros(DELAYS)
+        for rows, past, b in self._by_past(labels):
+            mine = labels.take(rows)
+            for i, share in enumerate(SHARES):
+                theta, covariance, dispersion, conformal = self.shared_out(past.state, np.full(DELAYS, share))
+                shift, s2 = effect(theta[b], covariance[b], mine.f, mine.components, mine.category)
+                moved = (dispersion / self.network_dispersion)[b, mine.sales_class]
+                mean[rows] = mine.frozen_total_mean * np.exp(shift + s2 / 2)
+                r[rows] = spread(mean[rows, None], s2[:, None], (mine.frozen_dispersion * moved)[:, None])[:, 0]
+                loss[b, i] += quantile_loss(mine.total, mean[rows], r[rows], conformal[b])
+            count[b] += len(rows)
+        gain = np.clip(1 - loss / np.maximum(loss[:, :1], LEAST), -1.0, 1.0)
+        trust = np.minimum(1.0, c.close_every / np.array(WIDTHS)) * count / (count + c.share_rows)
+        lasting = 0.5 ** (elapsed / np.array(c.credit_half_life))
+        self.gains = lasting[:, None] * self.gains + trust[:, None] * gain
+        return mean, r
 
     def overdispersion(self, bucket: int) -> float:
         """D: how far the score spreads beyond its information; at least 1."""
@@ -257,7 +300,6 @@ class Estimator:
         return {
             **{name: getattr(self, name) for name in _STATE},
             "past_epoch": np.array([p.epoch for p in past], np.int64),
-            "past_published": np.array([p.published for p in past], np.bool_),
             **{
                 f"past_{name}": np.array([p.state[name] for p in past], getattr(self, name).dtype).reshape(
                     len(past), *getattr(self, name).shape
@@ -272,8 +314,8 @@ class Estimator:
                 raise ValueError(f"{name} has shape {arrays[name].shape}, this head {getattr(self, name).shape}")
         self._take(arrays)
         self.past = [
-            Past(int(epoch), {name: arrays[f"past_{name}"][i].copy() for name in _STATE}, bool(published))
-            for i, (epoch, published) in enumerate(zip(arrays["past_epoch"], arrays["past_published"], strict=True))
+            Past(int(epoch), {name: arrays[f"past_{name}"][i].copy() for name in _STATE})
+            for i, epoch in enumerate(arrays["past_epoch"])
         ]
 
     def _update(self, b: int, labels: Labels, epoch: int, elapsed: float) -> None:
@@ -315,10 +357,10 @@ class Estimator:
     def _past_level(self, labels: Labels) -> Floats:
         # [rows] the level that each forecast was made with: the one of today has seen what came after it
         level = np.zeros(len(labels))
-        for rows, past, _ in self._by_past(labels):
+        for rows, past, b in self._by_past(labels):
             category = labels.category[rows]
             effects = np.where(category >= 0, past.theta[0][np.maximum(category, 0) + 1], 0.0)
-            level[rows] = self.credit(past.merits)[0, 0] * (past.theta[0, 0] + effects)
+            level[rows] = self.credit(past.merits)[b, 0] * (past.theta[0, 0] + effects)
         return level
 
     def _judge(self, b: int, labels: Labels, elapsed: float) -> None:
@@ -363,7 +405,7 @@ class Estimator:
         self.shocks[b, 0] = score
         self.shocks_at[b] = epoch
 
-    def _common(self, labels: Labels) -> Floats:
+    def _common(self, labels: Labels, mean: Floats, r: Floats) -> Floats:
         """[rows] what all forecasts of a longer horizon were off by in this epoch, to be left out of the spread.
 
         It is the level's, which has been learnt from the first bucket long before such a label comes: a spread that
@@ -372,8 +414,8 @@ class Estimator:
         common = np.ones(len(labels))
         for h in range(1, len(HORIZONS)):
             mine = np.flatnonzero(labels.delay == h)
-            m = labels.total_mean[mine]
-            known = float((m / (1 + m / labels.dispersion[mine])).sum())
+            m = mean[mine]
+            known = float((m / (1 + m / r[mine])).sum())
             share = known / (known + self.config.common_information)
             ratio = max(float(labels.total[mine].sum()), 1.0) / max(float(m.sum()), 1.0)
             common[mine] = ratio**share

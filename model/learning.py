@@ -201,7 +201,7 @@ class LearnerStage:
                 events.append(self._event(decision.kind, EVERYTHING, evidence))
             events.extend(self._watch(labels))
         self._estimator.learn(labels, epoch, elapsed)
-        self._estimator.keep(epoch, p.contest.champion == "head")
+        self._estimator.keep(epoch)
         head = self._head(epoch, len(labels))
         outputs = [Output(HEADS_TOPIC, PARTITION, encode_json(head), head.version.encode())]
         outputs.extend(map(self._told, events))
@@ -222,7 +222,7 @@ class LearnerStage:
         p.revision += 1
         p.counts["installs"] += 1
         p.contest = Contest(champion="frozen" if frozen else "head")
-        self._estimator.keep(p.epoch + p.revision, not frozen)
+        self._estimator.keep(p.epoch + p.revision)
         version = head_version(head.model, p.epoch, p.revision)
         new = msgspec.structs.replace(head, version=version, epoch=p.epoch, revision=p.revision)
         return [
@@ -261,8 +261,8 @@ class LearnerStage:
         model, models = rows.coded("model")
         head, versions = rows.coded("head")
         epochs = np.array([self._epoch_of(version) for version in versions], np.int64)
-        doubles = ("units", "total", "total_mean", "dispersion", "median", "baseline", "f", "components")
-        frozen = ("frozen_mean", "frozen_dispersion", "frozen_median")
+        doubles = ("units", "total", "median", "baseline", "f", "components")
+        frozen = ("frozen_mean", "frozen_total_mean", "frozen_dispersion", "frozen_median")
         return {
             **{name: rows[name].astype(np.float64) for name in doubles + frozen},
             **{name: rows[name].astype(np.int64) for name in ("delay", "sales_class", "censored")},

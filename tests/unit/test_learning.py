@@ -8,7 +8,7 @@ from model.champion import FLOOR, THRESHOLD, Contest
 from model.drift import DriftConfig, DriftWatch
 from model.errors import ModelError
 from model.estimation import EstimationConfig
-from model.heads import frozen_head, head_version, is_frozen
+from model.heads import frozen_head, head_version, identity_map, is_frozen
 from model.labels import LabelStage
 from model.learning import LearnerConfig, LearnerStage
 from streams.calendars import DAY
@@ -231,10 +231,8 @@ def test_what_all_late_forecasts_were_off_by_does_not_widen_what_is_said_after_i
     world = World(products=20, partitions=1, days=50, rate=20.0,
                   demand=lambda day: 1.0 + (day >= 20), believed=lambda day: 1.0 + (day >= 22))  # fmt: skip
     left_in = EstimationConfig(common_information=1e12)
-    narrow, wide = (
-        world.run(learner_config(world, estimation=estimation)).heads[-1].dispersion[2][0]
-        for estimation in (EstimationConfig(), left_in)
-    )
+    learners = [world.run(learner_config(world, estimation=e)).learner for e in (EstimationConfig(), left_in)]
+    narrow, wide = (learner._estimator.dispersion[2, 0] for learner in learners if learner)
     assert narrow > 0.9 * world.r_believed
     assert wide < 0.8 * narrow
 
@@ -251,6 +249,35 @@ def test_a_few_orders_a_hundred_times_the_others_do_not_widen_what_is_said_of_th
                        f=np.zeros((100, 3)), components=np.zeros((100, 8)))  # fmt: skip
         published = heads(fold(stage, value, closes(0, START + (day + 1) * DAY)))
     assert published[-1].dispersion[0][0] > 20.0  # by the variance it would be below 0.01
+
+
+def test_what_a_bucket_has_learnt_is_held_back_where_the_network_alone_would_have_lost_less() -> None:
+    config = EstimationConfig(conformal_rate=0.0)
+    stage = LearnerStage(TASK, replace(CONFIG, partitions=1, estimation=config))
+    stage._estimator.conformal[:] = 0.5 + 0.2 * (identity_map() - 0.5)  # all is more certain than the network says
+    rng, mean = np.random.default_rng(0), np.full((100, 3), 4.0)
+    bent = []
+    for day in range(25):
+        made_by = head_version(MODEL, START + (day - 1) * DAY if day > 1 else 0)
+        value = labels(0, START + day * DAY, rng.poisson(4.0, 100).tolist(), head=[made_by] * 100, frozen_mean=mean,
+                       frozen_dispersion=np.full((100, 3), 1e3), baseline=mean, f=np.zeros((100, 3)),
+                       components=np.zeros((100, 8)))  # fmt: skip
+        (head,) = heads(fold(stage, value, closes(0, START + (day + 1) * DAY)))
+        bent.append(abs(np.array(head.conformal) - identity_map()).max(axis=1))
+    assert bent[0][0] == pytest.approx(0.18, abs=0.01), "half of it, as long as nothing has matured"
+    assert bent[-1][0] < 0.02
+    assert bent[-1][2] == bent[0][2], "no label of the longest horizon has come yet"
+
+
+def test_what_is_held_back_is_learnt_as_if_it_were_not() -> None:
+    world = World(days=32, products=40, r_true=1.5)
+    half, bold = (world.run(learner_config(world, estimation=EstimationConfig(share_rate=rate))) for rate in (0.0, 1e3))
+    assert half.heads[-1] != bold.heads[-1]
+    assert half.learner
+    assert bold.learner
+    learnt = bold.learner._estimator.arrays()
+    for name, array in half.learner._estimator.arrays().items():
+        np.testing.assert_array_equal(array, learnt[name], err_msg=name)
 
 
 def test_common_shocks_slow_the_learning_down() -> None:
