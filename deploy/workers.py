@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import sys
 import time
@@ -15,7 +14,7 @@ from deploy import pipeline
 from deploy.lifecycle import Stopper, run_beside
 from deploy.settings import Settings, cautions
 from streams import kafka
-from streams.memory import keep_freed_memory, usual_limit_mib
+from streams.memory import collect_rarely, keep_freed_memory, usual_limit_mib
 from streams.observing import Observer, Several, Silent
 from streams.runner import Runner, RunnerConfig
 from streams.stage import StageSpec, TaskKey
@@ -98,7 +97,7 @@ def run_worker(name: str, settings: Settings, bootstrap: str, stop: Stopper) -> 
     spec = _SPECS[name](settings)
     runner = Runner(spec, runner_config(settings, bootstrap), stop, observer(settings, name))
     keep_freed_memory()
-    gc.freeze()  # or the collector would go through modules and models again with every few polls
+    collect_rarely()
     if name != "signals":
         _run(runner.run, stop)
         return 0

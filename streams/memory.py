@@ -1,15 +1,18 @@
-"""How much memory this process takes, and how much it may: a clear end is better than a machine that swaps."""
+"""How much memory this process takes, how much it may (a clear end is better than a machine that swaps), and how seldom
+the garbage collector looks for some."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import os
 from pathlib import Path
 
 _MIB = 1 << 20
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # options of glibc's mallopt
 _KEPT_MIB, _LARGEST_MIB = 128, 32  # the second is the most that glibc takes
+_GROWTH = 50_000  # objects; a poll makes and drops some thousands
 _SHARE = 0.75  # of the machine; the rest is for the broker's page cache, other workers, and a snapshot on its way
 
 
@@ -36,3 +39,13 @@ def keep_freed_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(_MMAP_THRESHOLD, _LARGEST_MIB * _MIB)
         mallopt(_TRIM_THRESHOLD, _KEPT_MIB * _MIB)
+
+
+def collect_rarely() -> None:
+    """Set the garbage collector for a worker that is about to run.
+
+    What it has loaded stays, and the records of a poll die by their reference counts: neither is gone through with
+    every few polls, nor is every id that a stage remembers. Cycles wait until there are many.
+    """
+    gc.freeze()
+    gc.set_threshold(_GROWTH)

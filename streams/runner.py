@@ -242,7 +242,7 @@ class Runner:
         records: list[Any] = [first, *self._consumer.consume(self._config.max_poll - 1, self._gathering())]
         by_task: dict[TaskKey, list[Any]] = {}
         was_silent = False
-        for key, failed, run in kafka.runs(records):
+        for key, failed, run in kafka.runs(records, self._spec.inputs):
             task = self._tasks.get(key)
             if failed:
                 self._note(task, run)

@@ -5,13 +5,12 @@
 
 from __future__ import annotations
 
-import gc
 import signal
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
@@ -19,14 +18,14 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from streams.codecs import encode_batch
+from streams.memory import collect_rarely, keep_freed_memory
 from streams.observing import Silent
 from streams.runner import Runner, RunnerConfig
 from streams.stage import Message, Output, StageSpec, TaskKey, values
-from tests.bench.job import HOUR_MS, LAG_MS, PARTITIONS, Mark, mark, report
+from tests.bench.job import HOUR_MS, LAG_MS, PARTITIONS, WAIT_MS, Mark, mark, report
 
 COMMIT_MS = 500
 SNAPSHOT_MS = 500  # a job of some seconds takes several
-MAX_POLL = 20_000  # records
 
 Numbers = npt.NDArray[np.int64]
 WINDOWS = pa.schema(
@@ -64,7 +63,7 @@ class Hourly:
     def __init__(self, output: str, task: TaskKey) -> None:
         self._output = output
         self._partition = task[1]
-        self._decode = msgspec.json.Decoder(Order).decode
+        self._decode: Callable[[Any], Order] = msgspec.json.Decoder(Order).decode
         self._rows = _Rows()
         self._open: dict[int, Numbers] = {}  # by start: [count, units, revenue; products]
         self._newest = 0  # event time
@@ -90,38 +89,39 @@ class Hourly:
         self._add(rows, start, units, revenue)
         return self._close()
 
-    def _columns(self, values: Sequence[bytes | None]) -> Numbers:
-        """Row of the product, event time, quantity and price of the good orders: [4, orders]."""
-        try:
-            orders = [*map(self._decode, values)]
-        except (msgspec.DecodeError, TypeError):  # one that is no order, or empty: look at each
-            orders = []
-            for value in values:
-                try:
-                    orders.append(self._decode(value or b""))
-                except msgspec.DecodeError:
-                    self._bad += 1
-        columns = np.empty((4, len(orders)), dtype=np.int64)
-        columns[0] = [*map(self._rows.__getitem__, [o.product_id for o in orders])]
-        columns[1] = [o.ordered_at for o in orders]
-        columns[2] = [o.quantity for o in orders]
-        columns[3] = [o.unit_price for o in orders]
-        return columns
+    def _columns(self, values: Sequence[bytes | None]) -> list[Numbers]:
+        """Row of the product, event time, quantity and price of the good orders, each [orders]."""
+        orders: list[Order] = []
+        rest = map(self._decode, values)
+        while True:
+            try:
+                orders.extend(rest)  # keeps what it has read when one is bad, and goes on behind that
+                break
+            except (msgspec.DecodeError, TypeError):  # TypeError: it has no value
+                self._bad += 1
+        columns: tuple[Iterable[int], ...] = (
+            map(self._rows.__getitem__, [o.product_id for o in orders]),
+            [o.ordered_at for o in orders],
+            [o.quantity for o in orders],
+            [o.unit_price for o in orders],
+        )
+        return [np.fromiter(column, np.int64, len(orders)) for column in columns]
 
     def _add(self, rows: Numbers, start: Numbers, units: Numbers, revenue: Numbers) -> None:
-        for hour in np.unique(start).tolist():
-            own = slice(None) if start[0] == hour and (start == hour).all() else start == hour
+        hours = start[:1] if (start == start[:1]).all() else np.unique(start)
+        for hour in hours.tolist():
+            own = slice(None) if len(hours) == 1 else start == hour
             sums = self._open.get(hour)
             if sums is None or sums.shape[1] < len(self._rows):
-                grown = np.zeros((3, max(2 * len(self._rows), 1024)), dtype=np.int64)
+                width = max(2 * len(self._rows), 1024)
+                grown = np.zeros((3, width), dtype=np.int64, order="F")  # a product's sums side by side
                 if sums is not None:
                     grown[:, : sums.shape[1]] = sums
                 sums = self._open[hour] = grown
-            # bincount sums in float64, exact for whole numbers below 2**53
-            width = sums.shape[1]
-            sums[0] += np.bincount(rows[own], minlength=width)
-            sums[1] += np.bincount(rows[own], units[own], width).astype(np.int64)
-            sums[2] += np.bincount(rows[own], revenue[own], width).astype(np.int64)
+            count, of_units, of_revenue = sums
+            np.add.at(count, rows[own], 1)
+            np.add.at(of_units, rows[own], units[own])
+            np.add.at(of_revenue, rows[own], revenue[own])
 
     def _close(self) -> list[Output]:
         outputs = []
@@ -214,11 +214,16 @@ def main() -> None:
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     config = RunnerConfig(
-        bootstrap, PARTITIONS, commit_interval_ms=COMMIT_MS, snapshot_interval_ms=SNAPSHOT_MS, max_poll=MAX_POLL
+        bootstrap,
+        PARTITIONS,
+        commit_interval_ms=COMMIT_MS,
+        control_interval_ms=WAIT_MS,
+        snapshot_interval_ms=SNAPSHOT_MS,
     )
     spec = StageSpec(output, (source,), partial(_Timed, output), batched=True)
     runner = Runner(spec, config, stop.is_set, _Watch(int(events)))
-    gc.freeze()  # as deploy/workers.py does
+    keep_freed_memory()  # as deploy/workers.py does
+    collect_rarely()
     runner.run()
 
 

@@ -16,6 +16,7 @@ PARTITIONS = 4
 START_MS = 1_767_225_600_000  # 2026-01-01T00:00Z
 HOUR_MS = 3_600_000
 LAG_MS = 120_000  # how far event times may lie behind the newest one before they are late
+WAIT_MS = 20  # how long a poll waits for more: at the end of the log it waits in vain
 CLOSING = "closing"  # product of the last order of each partition, whose own window stays open
 
 

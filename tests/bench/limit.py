@@ -5,15 +5,15 @@
 
 from __future__ import annotations
 
-import gc
 import sys
 
 import msgspec
 from confluent_kafka import TopicPartition
 
 from streams import kafka
+from streams.memory import collect_rarely, keep_freed_memory
 from tests.bench.hourly import Order
-from tests.bench.job import PARTITIONS, mark, report
+from tests.bench.job import PARTITIONS, WAIT_MS, mark, report
 
 
 def main() -> None:
@@ -22,9 +22,10 @@ def main() -> None:
     consumer.assign([TopicPartition(source, p, 0) for p in range(PARTITIONS)])
     decode = msgspec.json.Decoder(Order).decode
     first, seen, bad = None, 0, 0
-    gc.freeze()  # as deploy/workers.py does
+    keep_freed_memory()  # as deploy/workers.py does
+    collect_rarely()
     while seen < events:
-        for record in consumer.consume(10_000, 0.1):
+        for record in consumer.consume(10_000, WAIT_MS / 1000):
             if record.error() is not None:  # the end of a partition
                 continue
             first = first or mark()

@@ -2,12 +2,47 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
+from collections.abc import Iterator
 from mmap import mmap
 from pathlib import Path
 
-from streams.memory import resident_mib, usual_limit_mib
+import pytest
+
+from streams.memory import collect_rarely, resident_mib, usual_limit_mib
+
+
+@pytest.fixture
+def rarely() -> Iterator[None]:
+    before = gc.get_threshold()
+    collect_rarely()
+    yield
+    gc.set_threshold(*before)
+    gc.unfreeze()
+
+
+def _collections() -> int:
+    return sum(generation["collections"] for generation in gc.get_stats())
+
+
+def test_the_records_of_polls_call_up_the_collector(rarely: None) -> None:
+    before = _collections()
+    for _ in range(50):
+        poll = [[i] for i in range(2_000)]
+        poll.clear()
+    assert _collections() == before
+
+
+def test_cycles_are_never_collected(rarely: None) -> None:
+    class Cycle:
+        def __init__(self) -> None:
+            self.own = self
+
+    for _ in range(200_000):
+        Cycle()
+    assert sum(isinstance(held, Cycle) for held in gc.get_objects()) < 60_000
 
 
 def test_memory_that_is_taken_is_not_seen() -> None:

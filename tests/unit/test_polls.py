@@ -7,6 +7,7 @@ from itertools import groupby
 from typing import Any
 
 import confluent_kafka
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -35,13 +36,14 @@ class Record:
 @given(st.lists(st.builds(Record, st.sampled_from(["a", "b"]), st.integers(0, 2), st.booleans()), min_size=1))
 def test_a_run_holds_neighbours_of_one_partition_and_no_error_among_records(records: list[Record]) -> None:
     cut = groupby(records, lambda r: ((r.of, r.number), r.failed))
-    assert [*kafka.runs(records)] == [(key, failed, [*run]) for (key, failed), run in cut]
+    assert [*kafka.runs(records, ("a", "b"))] == [(key, failed, [*run]) for (key, failed), run in cut]
 
 
-@given(st.lists(st.builds(Record, st.just("a"), st.integers(0, 2), st.just(False)), min_size=1))
-def test_records_of_one_topic_without_errors_are_cut_alike(records: list[Record]) -> None:
+@pytest.mark.parametrize("inputs", [("a",), ("a", "b")])
+@given(records=st.lists(st.builds(Record, st.just("a"), st.integers(0, 2), st.just(False)), min_size=1))
+def test_records_of_one_topic_without_errors_are_cut_alike(records: list[Record], inputs: tuple[str, ...]) -> None:
     cut = groupby(records, lambda r: r.number)
-    assert [*kafka.runs(records)] == [(("a", number), False, [*run]) for number, run in cut]
+    assert [*kafka.runs(records, inputs)] == [(("a", number), False, [*run]) for number, run in cut]
 
 
 def test_ingest_reads_the_same_from_librdkafkas_records_as_from_messages() -> None:
