@@ -15,7 +15,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from model.calibration import forward, randomised_pit, track
+from model.calibration import (
+    CalibrationConfig,
+    common_error,
+    forward,
+    randomised_pit,
+    track_dispersion,
+    track_maps,
+    watch_tails,
+)
 from model.distribution import spread
 from model.heads import (
     LEAST,
@@ -40,7 +48,6 @@ from streams.records.outside import Head
 WIDTHS = tuple(right - left for left, right in zip((0, *HORIZONS[:-1]), HORIZONS, strict=True))  # days
 FROZEN, FORGOTTEN = -1, -2  # in place of an epoch's index: the frozen head; one that is not kept any more
 NEVER = -(2**62)
-TAILS = (0.1, 0.9)  # PIT values outside of them, that the dispersion is to make as many as it should
 SHOCK_LIMIT = 1.0  # in usual shocks: an epoch with a larger one counts less
 _LEVELS = np.array(QUANTILES)
 SHARES = np.array([0.0, 0.5, 1.0])  # of what a bucket has learnt by itself, that are held against each other
@@ -64,14 +71,7 @@ class EstimationConfig:
     credit_half_life: tuple[float, ...] = (56.0, 56.0, 112.0)
     share_rate: float = 30.0  # log weight of what an epoch would have been without loss with
     share_rows: float = 20.0  # an epoch with so few rows counts half
-    common_information: float = 50.0  # of an epoch, that takes half of its common error out of the spread
-    dispersion_rate: float = 2.0  # of log r, a one-day horizon's and an epoch's; longer ones go with 1 / days
-    tails_half_life: float = 4.0  # of what is known of how far errors of the spread agree
-    dispersion_rows: float = 50.0  # of a class: an epoch with so few moves its r half as far
-    dispersion_half_life: float = 112.0  # back to the network's own
-    dispersion_bounds: tuple[float, float] = (0.05, 1e4)
-    conformal_rate: float = 0.1  # of a one-day horizon and an epoch; longer ones go with 1 / days
-    conformal_rows: float = 50.0  # an epoch with so few rows moves the map half as far
+    calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,9 +156,7 @@ class Estimator:
         """One update from the rows that matured at `epoch`, `elapsed` days after the epoch before."""
         known = labels.take(np.flatnonzero(self.index(labels.head) != FORGOTTEN))
         mean, r = self._weigh(known, elapsed)
-        pit = randomised_pit(known.total, mean * self._common(known, mean, r), r, known.uniform)
-        self._fit_dispersion(known, pit, elapsed)
-        self._fit_map(known, pit)
+        self._calibrate(known, mean, r, elapsed)
         for b in range(DELAYS):
             mine = known.take(np.flatnonzero(known.delay == b))
             self._judge(b, mine, elapsed)
@@ -287,6 +285,16 @@ class Estimator:
         self.gains = lasting[:, None] * self.gains + trust[:, None] * gain
         return mean, r
 
+    def _calibrate(self, labels: Labels, mean: Floats, r: Floats, elapsed: float) -> None:
+        c, every = self.config.calibration, self.config.close_every
+        level = common_error(labels.delay, labels.total, mean, r, c.common_information)
+        pit = randomised_pit(labels.total, mean * level, r, labels.uniform)
+        self.tails, errors = watch_tails(self.tails, labels.delay, labels.sales_class, pit, c, elapsed)
+        self.dispersion = track_dispersion(
+            self.dispersion, self.network_dispersion, self.tails, errors, c, every, elapsed
+        )
+        self.conformal = track_maps(self.conformal, labels.delay, pit, c, every)
+
     def overdispersion(self, bucket: int) -> float:
         """D: how far the score spreads beyond its information; at least 1."""
         c = self.config
@@ -404,53 +412,3 @@ class Estimator:
             self.shocks[b, 2] = decay * self.shocks[b, 2] + 1
         self.shocks[b, 0] = score
         self.shocks_at[b] = epoch
-
-    def _common(self, labels: Labels, mean: Floats, r: Floats) -> Floats:
-        """[rows] what all forecasts of a longer horizon were off by in this epoch, to be left out of the spread.
-
-        It is the level's, which has been learnt from the first bucket long before such a label comes: a spread that
-        learnt it would widen for a month when all is over.
-        """
-        common = np.ones(len(labels))
-        for h in range(1, len(HORIZONS)):
-            mine = np.flatnonzero(labels.delay == h)
-            m = mean[mine]
-            known = float((m / (1 + m / r[mine])).sum())
-            share = known / (known + self.config.common_information)
-            ratio = max(float(labels.total[mine].sum()), 1.0) / max(float(m.sum()), 1.0)
-            common[mine] = ratio**share
-        return common
-
-    def _fit_dispersion(self, labels: Labels, pit: Floats, elapsed: float) -> None:
-        """Move each r until a fifth of the rows lies in the tails.
-
-        Not by the variance: a few orders a hundred times the others would widen all forecasts of their class, for a
-        quantile that they do not reach.
-        """
-        c = self.config
-        outside = ((pit < TAILS[0]) | (pit > TAILS[1])).astype(np.float64)
-        cell = labels.delay * len(SalesClass) + labels.sales_class
-        rows, found = (
-            np.bincount(cell, weights, self.dispersion.size).reshape(self.dispersion.shape)
-            for weights in (None, outside)
-        )
-        nominal = 1 - (TAILS[1] - TAILS[0])
-        error = (nominal * rows - found) / (rows + c.dispersion_rows)
-        lasting = 0.5 ** (elapsed / c.tails_half_life)
-        self.tails = lasting * self.tails + (1 - lasting) * np.stack([error, error**2])
-        # Which rows of a day lie in the tails is mostly that day's own, so a horizon of less than a week moves as fast
-        # as one of a week, unless its errors have agreed in direction. Source: Trigg and Leach, exponential smoothing
-        # with an adaptive response rate (1967).
-        days = np.array(HORIZONS, np.float64)[:, None]
-        agreed = self.tails[0] ** 2 / np.maximum(self.tails[1], LEAST)
-        rate = c.dispersion_rate * np.minimum(1.0, c.close_every / days) * np.maximum(agreed, np.minimum(1.0, days / 7))
-        kept = 0.5 ** (elapsed / c.dispersion_half_life) * np.log(self.dispersion / self.network_dispersion)
-        self.dispersion = np.clip(self.network_dispersion * np.exp(kept + rate * error), *c.dispersion_bounds)
-
-    def _fit_map(self, labels: Labels, pit: Floats) -> None:
-        for h, days in enumerate(HORIZONS):
-            mine = pit[labels.delay == h]
-            if len(mine):
-                rate = self.config.conformal_rate * min(1.0, self.config.close_every / days)
-                trust = len(mine) / (len(mine) + self.config.conformal_rows)
-                self.conformal[h] = track(self.conformal[h], mine, rate * trust)

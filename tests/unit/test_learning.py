@@ -4,6 +4,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from model.calibration import CalibrationConfig
 from model.champion import FLOOR, THRESHOLD, Contest
 from model.drift import DriftConfig, DriftWatch
 from model.errors import ModelError
@@ -230,7 +231,7 @@ def test_one_day_of_three_times_the_usual_sales_is_no_new_level() -> None:
 def test_what_all_late_forecasts_were_off_by_does_not_widen_what_is_said_after_it() -> None:
     world = World(products=20, partitions=1, days=50, rate=20.0,
                   demand=lambda day: 1.0 + (day >= 20), believed=lambda day: 1.0 + (day >= 22))  # fmt: skip
-    left_in = EstimationConfig(common_information=1e12)
+    left_in = EstimationConfig(calibration=CalibrationConfig(common_information=1e12))
     learners = [world.run(learner_config(world, estimation=e)).learner for e in (EstimationConfig(), left_in)]
     narrow, wide = (learner._estimator.dispersion[2, 0] for learner in learners if learner)
     assert narrow > 0.9 * world.r_believed
@@ -252,7 +253,7 @@ def test_a_few_orders_a_hundred_times_the_others_do_not_widen_what_is_said_of_th
 
 
 def test_what_a_bucket_has_learnt_is_held_back_where_the_network_alone_would_have_lost_less() -> None:
-    config = EstimationConfig(conformal_rate=0.0)
+    config = EstimationConfig(calibration=CalibrationConfig(conformal_rate=0.0))
     stage = LearnerStage(TASK, replace(CONFIG, partitions=1, estimation=config))
     stage._estimator.conformal[:] = 0.5 + 0.2 * (identity_map() - 0.5)  # all is more certain than the network says
     rng, mean = np.random.default_rng(0), np.full((100, 3), 4.0)
@@ -342,7 +343,8 @@ def test_overlapping_epochs_do_not_bet_twice() -> None:
 
 def test_a_rolled_back_learner_publishes_the_frozen_network_and_goes_on_learning() -> None:
     # Every day sells the opposite of what the head says, and the learner believes in no noise.
-    gullible = EstimationConfig(overdispersion=1.0, overdispersion_epochs=1e9, dispersion_bounds=(1e3, 1e4))
+    certain = CalibrationConfig(dispersion_bounds=(1e3, 1e4))
+    gullible = EstimationConfig(overdispersion=1.0, overdispersion_epochs=1e9, calibration=certain)
     stage = LearnerStage(TASK, replace(CONFIG, partitions=1, estimation=gullible))
     published, told = [], []
     for day in range(30):
