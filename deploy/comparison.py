@@ -16,6 +16,7 @@ import numpy as np
 
 from deploy.errors import DeployError
 from deploy.samples import Kind, Sample
+from featurizers.device import quiet_torchao
 from featurizers.errors import FeaturizersError
 from featurizers.probing import Targets, chance, cross_validated
 from featurizers.projection import Floats
@@ -134,10 +135,14 @@ def _make_untrained(kind: Kind, architecture: str, folder: Path) -> None:
         timm.models.save_for_hf(model, str(folder), model_args={"num_classes": 0}, safe_serialization=True)
         return
     from transformers import AutoConfig, AutoModel, AutoTokenizer
+    from transformers.utils.logging import disable_progress_bar
 
+    quiet_torchao()
+    disable_progress_bar()
     tokenizer = AutoTokenizer.from_pretrained(str(packaged_model()), local_files_only=True)
+    ends = {"bos_token_id": None, "eos_token_id": None}  # an architecture's own lie beyond this vocabulary
     try:
-        config = AutoConfig.for_model(architecture, vocab_size=len(tokenizer))
+        config = AutoConfig.for_model(architecture, vocab_size=len(tokenizer), **ends)
     except ValueError:
         raise DeployError(f"transformers has no architecture {architecture!r}; take one such as bert or gpt2") from None
     AutoModel.from_config(config).save_pretrained(folder)
