@@ -16,6 +16,7 @@ from PIL import Image
 from deploy.errors import SourceError
 from deploy.samples import Kind, Sample
 from featurizers.adapters import save_adapters, take_out
+from featurizers.augmentation import Augmentation
 from featurizers.encoding import ImageConfig, TextConfig
 from featurizers.finetuning import Tuned, TuningConfig, prepare, tune
 from featurizers.image import ImageEncoder
@@ -65,17 +66,23 @@ def split(sample: Sample) -> tuple[Rows, Rows, Rows]:
 class Encoder:
     """Either kind of encoder over a sample's items."""
 
-    def __init__(self, kind: Kind, model: str, sample: Sample, device: str = "cpu") -> None:
+    def __init__(
+        self, kind: Kind, model: str, sample: Sample, device: str = "cpu", how: Augmentation | None = None
+    ) -> None:
         self.items: list[Any] = list(sample.items)
         self.encoder: TextEncoder | ImageEncoder
+        how = how or Augmentation()
+        self._change: Callable[[Any, np.random.Generator], Any] = how.text if kind == "text" else how.picture
         if kind == "text":
             self.encoder = TextEncoder(TextConfig(model=model, device=device))
         else:
             self.encoder = image = ImageEncoder(ImageConfig(model=model, device=device))
             self.items = [image.prepare(picture(path)) for path in sample.items]
 
-    def forward(self, rows: Rows) -> Any:
-        return self.encoder.differentiable([self.items[i] for i in rows])
+    def forward(self, rows: Rows, changes: np.random.Generator | None = None) -> Any:
+        """With a generator, the items as they are trained on."""
+        items = [self.items[i] for i in rows]
+        return self.encoder.differentiable([self._change(i, changes) for i in items] if changes else items)
 
     def vectors(self, rows: Rows) -> Floats:
         chunks = [[self.items[i] for i in rows[start : start + CHUNK]] for start in range(0, len(rows), CHUNK)]
@@ -124,7 +131,7 @@ def fine_tune(
         return quality(said, targets.take(test))
 
     def tuned(labels: Targets, what: str) -> tuple[Encoder, Tuned, list[dict[str, float]]]:
-        encoder = Encoder(kind, model, sample, device)
+        encoder = Encoder(kind, model, sample, device, config.augmentation)
         inner = prepare(encoder.encoder.model, config, steps, lambda: encoder.forward(train[:1]))
         told = tune(inner, encoder.forward, labels, train, check, config, lambda step: progress(what, step, steps))
         return encoder, inner, told

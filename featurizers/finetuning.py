@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -19,13 +19,15 @@ import torch
 from torch import Tensor, nn
 
 from featurizers.adapters import insert
+from featurizers.augmentation import Augmentation
 from featurizers.device import quiet_torchao
 from featurizers.errors import EncoderError
 from featurizers.probing import Targets
 
 Method = Literal["full", "lora", "adalora", "adapter"]
 METHODS: tuple[Method, ...] = get_args(Method)
-Forward = Callable[[npt.NDArray[np.int64]], Tensor]  # items to vectors [items, dimensions], with gradients
+# Items to vectors [items, dimensions] with gradients; with a generator, as they are trained on.
+Forward = Callable[[npt.NDArray[np.int64], np.random.Generator | None], Tensor]
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class TuningConfig:
     batch_rows: int = 16
     learning_rate: float = 0.0  # 0: what is usual for the method
     rank: int = 8  # of LoRA and AdaLoRA; a bottleneck's width is four times that
+    augmentation: Augmentation = field(default_factory=Augmentation)
     seed: int = 0
 
     @property
@@ -102,21 +105,21 @@ def tune(
     progress: Callable[[int], None] = lambda step: None,
 ) -> list[dict[str, float]]:
     """Learn to tell the targets of the `train` items; ends with the weights that told those of `check` best."""
-    generator = np.random.default_rng(config.seed)
+    generator, changes = np.random.default_rng(config.seed), np.random.default_rng((config.seed, 1))
     device = tuned.learns[0].device
     values = torch.from_numpy(targets.values).float().to(device)
     level, spread = values[train].mean(dim=0), values[train].std(dim=0).clamp(min=1e-6)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(config.seed)
-        head = nn.Linear(forward(train[:1]).shape[1], values.shape[1]).to(device)
+        head = nn.Linear(forward(train[:1], None).shape[1], values.shape[1]).to(device)
     groups = [{"params": tuned.learns, "lr": config.rate}, {"params": list(head.parameters()), "lr": 1e-2}]
     optimizer = torch.optim.AdamW(groups, weight_decay=0.01)
     per_epoch = math.ceil(len(train) / config.batch_rows)
     steps = per_epoch * config.epochs
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) * 10 / steps))
 
-    def loss_of(rows: npt.NDArray[np.int64]) -> Tensor:
-        said = head(forward(rows))
+    def loss_of(rows: npt.NDArray[np.int64], changes: np.random.Generator | None = None) -> Tensor:
+        said = head(forward(rows, changes))
         if targets.classes:
             return nn.functional.cross_entropy(said, values[rows])
         return nn.functional.mse_loss(said, (values[rows] - level) / spread)
@@ -136,7 +139,7 @@ def tune(
             part.train(not isinstance(part, nn.modules.batchnorm._BatchNorm) and part.training)
         total = 0.0
         for rows in _batches(generator.permutation(train), config.batch_rows):
-            loss = loss_of(rows)
+            loss = loss_of(rows, changes)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()

@@ -8,12 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from deploy.cli import run
 from deploy.errors import SourceError
-from deploy.fine_tuning import fine_tune, split
+from deploy.fine_tuning import Encoder, fine_tune, split
 from deploy.samples import Sample, read_sample
+from featurizers.augmentation import Augmentation
 from featurizers.encoding import ImageConfig, TextConfig
 from featurizers.finetuning import METHODS, Method, TuningConfig
 from featurizers.image import ImageEncoder
@@ -101,6 +104,36 @@ def test_a_convnet_learns_a_colour_and_keeps_what_it_learnt(method: Method, tmp_
     loaded = ImageEncoder(ImageConfig(model=str(tmp_path / "tuned")))
     assert loaded.name == outcome.encoder
     assert loaded.name.rpartition("@")[2] != outcome.base.rpartition("@")[2]
+
+
+@given(st.text(), st.integers(0, 9))
+def test_a_text_would_lose_all_of_its_words_or_win_some(text: str, seed: int) -> None:
+    words = Augmentation(dropped_words=0.5).text(text, np.random.default_rng(seed)).split()
+    left = iter(text.split())
+    assert all(word in left for word in words), "in their order"
+    assert bool(words) == bool(text.split())
+
+
+def test_a_picture_would_be_scrambled_or_stay_where_it_is() -> None:
+    picture = np.arange(3 * 20 * 30, dtype=np.float32).reshape(3, 20, 30)
+    changed = [Augmentation(moved=0.2).picture(picture, np.random.default_rng(seed)) for seed in range(20)]
+    assert len({each.tobytes() for each in changed}) > 15
+    for each in changed:
+        rows, columns = np.unravel_index(each[0].astype(int), (20, 30))
+        assert (np.diff(rows, axis=0) >= 0).all()
+        assert np.abs(np.diff(columns, axis=1)).max() <= 1
+        assert set(np.unique(each[1] - each[0])) == {600.0}, "colours come apart"
+    assert sum(each[0, 10, 20] < each[0, 10, 10] for each in changed) in range(4, 17), "some are mirrored"
+
+
+def test_what_is_judged_would_be_changed_as_what_is_learnt_from(tiny: str) -> None:
+    sample = reviews(40)
+    encoder = Encoder("text", tiny, sample, how=Augmentation(dropped_words=0.5))
+    rows = np.arange(8)
+    with torch.no_grad():
+        plain, changed = encoder.forward(rows), encoder.forward(rows, np.random.default_rng(0))
+    np.testing.assert_allclose(plain.numpy(), encoder.vectors(rows), atol=1e-6)
+    assert not np.allclose(plain, changed, atol=1e-3)
 
 
 def test_a_trend_is_what_the_category_sold_in_the_week_after_against_the_week_before(tmp_path: Path) -> None:
