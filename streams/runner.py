@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from operator import lt
 from typing import Any
 
-from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 
 from streams import kafka
 from streams.codecs import encode_json
@@ -30,6 +30,7 @@ from streams.restore import PROGRESS, EndedError, Restored, Restorer, progress_k
 from streams.snapshots import Upload, drop, ladder
 from streams.stage import Clock, Message, Output, Stage, StageSpec, TaskKey, TaskStatus, frozen, reported
 from streams.topics import PLATFORM_TOPICS, TOPICS
+from streams.versioned import VersionedReader
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ class Runner:
         self._consumer = kafka.consumer(config.bootstrap, name, f"{name}.{config.slot}")
         self._producer = self._new_producer()
         self._chunks = kafka.producer(config.bootstrap) if spec.stateful else None
-        self._versioned = kafka.consumer(config.bootstrap, f"{name}.versioned") if spec.versioned else None
+        self._versioned = VersionedReader(config.bootstrap, f"{name}.versioned", spec.versioned, stop)
 
     # -- life ---------------------------------------------------------------------------------------------------
 
@@ -131,8 +132,7 @@ class Runner:
             self._tasks.clear()  # closing revokes, and that would commit: never what a failed step has left half done
             self._abort_due = self._abort_due or "the worker ends"
             self._consumer.close()
-            if self._versioned is not None:
-                self._versioned.close()
+            self._versioned.close()
 
     def _start(self) -> None:
         """Until the broker has answered all that is asked before the first poll, or `stop()`."""
@@ -143,7 +143,7 @@ class Runner:
                 if missing:
                     raise BrokerError(f"topics {missing} do not exist; `trendstream topics create` makes them")
                 self._require_known([(topic, counts[topic] - 1) for topic in self._spec.inputs])
-                self._start_versioned(counts)
+                self._versioned.start(counts)
                 self._patience.ask(self._producer.init_transactions)
                 return
             except KafkaException as error:
@@ -157,7 +157,7 @@ class Runner:
 
     def _step(self) -> None:
         try:
-            self._poll_versioned(0.0)
+            self._versioned.poll()
             polled = self._poll()
             self._mend()
             # Where no more comes at once, others wait for what is done: say it now.
@@ -537,36 +537,6 @@ class Runner:
         self._producer = self._new_producer()
         self._patience.ask(self._producer.init_transactions)
         self._records = self._outputs = 0
-
-    # -- versioned data -----------------------------------------------------------------------------------------
-
-    def _start_versioned(self, counts: Mapping[str, int]) -> None:
-        """Read all versions that are there, then go on beside the input."""
-        if self._versioned is None:
-            return
-        partitions = [TopicPartition(t, p, OFFSET_BEGINNING) for t in self._spec.versioned for p in range(counts[t])]
-        self._versioned.assign(partitions)
-        behind = {(p.topic, p.partition) for p in partitions}
-        deadline = time.monotonic() + 60
-        while behind and not self._stop():
-            behind -= self._poll_versioned(0.1)
-            if time.monotonic() > deadline:
-                raise UnreachableError(f"{sorted(behind)} could not be read to their end within 60 s")
-
-    def _poll_versioned(self, timeout: float) -> set[tuple[str, int]]:
-        ended: set[tuple[str, int]] = set()
-        if self._versioned is None:
-            return ended
-        records: list[Any] = self._versioned.consume(500, timeout)
-        for record in records:
-            error = record.error()
-            if error is None:
-                self._spec.versioned[record.topic()].put(kafka.message(record))
-            elif error.code() == KafkaError._PARTITION_EOF:
-                ended.add((record.topic(), record.partition()))
-            elif is_fatal(error):
-                raise KafkaException(error)
-        return ended
 
 
 _POLL_S, _LAST_POLL_S = 0.02, 0.005

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, TopicPartition
 
-from streams import kafka, patience, restore, runner
+from streams import kafka, patience, restore, runner, versioned
 from streams.stage import TaskKey
 from tests.schedules.broker import Cluster, Group, GroupKey, Partition, Record
 
@@ -385,7 +385,7 @@ def installed(cluster: Cluster, processes: dict[str, Process]) -> Iterator[None]
         (kafka, "producer", lambda bootstrap, owner="", timeout=0: Producer(processes[bootstrap], owner, timeout)),
         (kafka, "partition_counts", lambda bootstrap: cluster.counts),
         (kafka, "send_offsets", Producer.send_offsets_to_transaction),
-        *((module, "time", time) for module in (kafka, patience, restore, runner)),
+        *((module, "time", time) for module in (kafka, patience, restore, runner, versioned)),
     ]
     before = [(module, name, getattr(module, name)) for module, name, _ in replaced]
     for module, name, value in replaced:
