@@ -95,7 +95,7 @@ class Settings(BaseSettings):
     transaction_timeout_ms: int = Field(10_000, ge=1_000, le=10_000, description="until the broker aborts one")
     control_interval_ms: Milliseconds = Field(100, description="between two control rows of an ingest worker")
     idle_ms: Milliseconds = Field(5_000, description="silence after which a source holds event time back no more")
-    live_interval_ms: Milliseconds = Field(200, description="between two live windows of a product, at least")
+    live_interval_ms: Milliseconds = Field(100, description="between two live windows of a product, at least")
     live_rows: int = Field(256, ge=1, description="live windows a partition and interval at most")
     head_wait_ms: int = Field(30_000, ge=0, description="how long a close window waits for its head")
     memory_limit_mib: int = Field(

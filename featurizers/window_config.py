@@ -12,8 +12,7 @@ from streams.calendars import Platform
 @dataclass(frozen=True)
 class WindowConfig:
     platforms: Mapping[str, Platform]  # by name; rows of any other platform are counted and dropped
-    # On the records' time, which goes in steps of a commit of ingest, some 120 ms: 200 come to two, 250 would to three.
-    live_interval_ms: int = 200
+    live_interval_ms: int = 100  # on the records' time, which goes in steps of a commit of ingest: with each of them
     live_rows: int = 200  # live windows of a platform at most per interval; the rest waits
     active_days: int = 56  # a product without any event for this long gets no close window
     vector_half_life: float = 3.0  # days, of a vector in its pool: what reviews say of now, not of last month

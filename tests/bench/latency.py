@@ -33,9 +33,9 @@ WARM_S, MEASURED_S = 10.0, 20.0
 GRACE_S = 3.0  # what is answered later than this after the load's end is not answered
 PRODUCTS = 20_000
 DAYS, DAY_S, SOLD_A_SECOND, ACTIVE = 32, 4.0, 200.0, 500  # of the part that closes days
-# Live windows a partition and interval: 2,000 a second in all is what two cores can score beside everything else; with
-# more, what is touched faster queues before inference without end, in place of waiting for its turn in windows.
-LIVE_ROWS = 128
+# Live windows a partition and commit of ingest: some 1,500 a second in all. Two cores can score more of them, but what
+# comes then waits longer than what is kept out.
+LIVE_ROWS = 48
 _READ = ("orders", "trend.events", "trend.windows", "trend.predictions")
 
 
