@@ -78,15 +78,13 @@ class ReadModel:
 
     def apply(self, messages: Sequence[Message]) -> int:
         """Take in records of READ_TOPICS and their positions in one transaction; the number of rows that changed."""
-        newest: dict[type[NewestRow], dict[tuple[str, ...], dict[str, Any]]] = {
-            kind: {} for kind, _ in _READERS.values()
-        }
+        newest: dict[type[NewestRow], dict[Any, dict[str, Any]]] = {kind: {} for kind, _ in _READERS.values()}
         positions: dict[tuple[str, int], int] = {}
         for message in messages:
             kind, values = _values(message)
             if values:
-                rows, key = newest[kind], tuple(values[column.name] for column in kind.__table__.primary_key)
-                if key not in rows or _age(kind, values) > _age(kind, rows[key]):
+                rows, key, age = newest[kind], _KEY[kind](values), _AGE[kind]
+                if key not in rows or age(values) > age(rows[key]):
                     rows[key] = values
             source = (message.topic, message.partition)
             positions[source] = max(positions.get(source, 0), message.offset + 1)
@@ -297,10 +295,6 @@ def _clean(text: str) -> str:
     return text.replace("\x00", "\N{REPLACEMENT CHARACTER}")  # which PostgreSQL's text cannot hold
 
 
-def _age(kind: type[NewestRow], values: dict[str, Any]) -> tuple[int, ...]:
-    return tuple(values[name] for name in kind.newer_by)
-
-
 def _horizon(days: int) -> int:
     if days not in HORIZONS:
         raise ReadModelError(f"horizon of {days} days is not kept; ask for one of {', '.join(map(str, HORIZONS))}")
@@ -318,3 +312,5 @@ _READERS: dict[str, tuple[type[NewestRow], Callable[[Message, bytes], dict[str, 
     "trend.audit": (AuditRow, _audit_values),
 }
 READ_TOPICS = tuple(_READERS)
+_KEY = {kind: itemgetter(*(column.name for column in kind.__table__.primary_key)) for kind, _ in _READERS.values()}
+_AGE = {kind: itemgetter(*kind.newer_by) for kind, _ in _READERS.values()}
