@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from itertools import islice
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -128,9 +129,8 @@ class Hourly:
         for hour in sorted(h for h in self._open if h + HOUR_MS <= self._newest - LAG_MS):
             sums = self._open.pop(hour)
             rows = np.flatnonzero(sums[0])
-            products = self._rows.names()
             columns = [
-                pa.array([products[row] for row in rows.tolist()], pa.string()),
+                self._rows.names().take(pa.array(rows)),
                 pa.array(np.full(len(rows), hour)),
                 *(pa.array(sums[i, rows]) for i in range(3)),
             ]
@@ -152,9 +152,7 @@ class Hourly:
         return {
             "counters": msgspec.json.encode([self._newest, self._accepted, self._bad, self._late, self._windows]),
             "open": encode_batch(pa.RecordBatch.from_arrays([pa.array(c) for c in columns], schema=_STATE)),
-            "products": encode_batch(
-                pa.RecordBatch.from_arrays([pa.array(self._rows.names(), pa.string())], schema=_NAMES)
-            ),
+            "products": encode_batch(pa.RecordBatch.from_arrays([self._rows.names()], schema=_NAMES)),
         }
 
     def restore(self, blobs: Mapping[str, bytes]) -> None:
@@ -174,12 +172,19 @@ class Hourly:
 class _Rows(dict[str, int]):
     """Row of each product, in the order in which they first came."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._names = pa.array([], pa.string())
+
     def __missing__(self, product: str) -> int:
         row = self[product] = len(self)
         return row
 
-    def names(self) -> list[str]:
-        return list(self)
+    def names(self) -> pa.Array:
+        """Of all rows; only what is new becomes Arrow now."""
+        new = [*islice(self, len(self._names), None)]
+        self._names = pa.concat_arrays([self._names, pa.array(new, pa.string())])
+        return self._names
 
 
 def _read(blob: bytes) -> pa.RecordBatch:
