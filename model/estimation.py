@@ -213,7 +213,7 @@ class Estimator:
         return np.repeat(believed, (self.shared, self.theta.shape[1] - self.shared), axis=1)
 
     def head(self, model: str, categories: list[str], epoch: int, rows: int) -> Head:
-        theta, covariance, dispersion, conformal = self.shared_out(self._state(), self.shares(self.gains))
+        theta, covariance, dispersion, conformal = self.published(self._state(), self.shares(self.gains))
         return Head(
             version=head_version(model, epoch),
             model=model,
@@ -227,13 +227,13 @@ class Estimator:
         )
 
     def shares(self, gains: Floats) -> Floats:
-        """[delays] what is published of each bucket's own terms, spread and map: the mean of SHARES, weighted by what
-        each has gained."""
+        """[delays] how much is published of what a bucket has learnt by itself (own terms, spread and map): the mean of
+        SHARES, weighted by what each has gained."""
         weights = np.exp(self.config.share_rate * (gains - gains.max(axis=1, keepdims=True)))
         mean: Floats = (weights * SHARES).sum(axis=1) / weights.sum(axis=1)
         return mean
 
-    def shared_out(self, state: Mapping[str, npt.NDArray[Any]], share: Floats) -> tuple[Floats, Floats, Floats, Floats]:
+    def published(self, state: Mapping[str, npt.NDArray[Any]], share: Floats) -> tuple[Floats, Floats, Floats, Floats]:
         """Theta, P, dispersion and conformal map of a head that publishes `share` [delays] of a state."""
         credit = self.credit(state["merits"])
         credit[:, self.shared :] *= share[:, None]
@@ -258,7 +258,7 @@ class Estimator:
         mean = labels.frozen_mean.copy()
         for rows, past, b in self._by_past(labels):
             mine = labels.take(rows)
-            theta, covariance, _, _ = self.shared_out(past.state, self.shares(past.state["gains"]))
+            theta, covariance, _, _ = self.published(past.state, self.shares(past.state["gains"]))
             shift, s2 = effect(theta[b], covariance[b], mine.f, mine.components, mine.category)
             mean[rows] *= np.exp(shift + s2 / 2)
         return mean
@@ -272,7 +272,7 @@ class Estimator:
         for rows, past, b in self._by_past(labels):
             mine = labels.take(rows)
             for i, share in enumerate(SHARES):
-                theta, covariance, dispersion, conformal = self.shared_out(past.state, np.full(DELAYS, share))
+                theta, covariance, dispersion, conformal = self.published(past.state, np.full(DELAYS, share))
                 shift, s2 = effect(theta[b], covariance[b], mine.f, mine.components, mine.category)
                 moved = (dispersion / self.network_dispersion)[b, mine.sales_class]
                 mean[rows] = mine.frozen_total_mean * np.exp(shift + s2 / 2)

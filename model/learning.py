@@ -285,7 +285,8 @@ class LearnerStage:
         return ModelEvent(event_id=event_id, kind=kind, epoch=epoch, subject=subject, evidence=evidence)  # type: ignore[arg-type]
 
     def _evidence(self, labels: Labels, mean: Floats) -> dict[str, float | int | str]:
-        """Sums of absolute errors of the medians by horizon, and mean log losses of the learnt and the frozen means."""
+        """Sums of absolute errors of the medians by horizon, mean log losses of learnt and frozen means, and what
+        share of its own learning the newest head publishes for each horizon."""
         found: dict[str, float | int | str] = {
             "rows": len(labels),
             "champion": self._progress.contest.champion,
@@ -293,7 +294,9 @@ class LearnerStage:
             "loss": float(log_loss(labels.units, mean, labels.frozen_dispersion).mean()),
             "frozen_loss": float(log_loss(labels.units, labels.frozen_mean, labels.frozen_dispersion).mean()),
         }
+        shares = self._estimator.shares(self._estimator.gains)
         for delay, days in enumerate(HORIZONS):
+            found[f"share_{days}"] = float(shares[delay])
             mine = labels.take(np.flatnonzero(labels.delay == delay))
             if len(mine):
                 found[f"units_{days}"] = int(mine.total.sum())

@@ -263,11 +263,14 @@ def test_what_a_bucket_has_learnt_is_held_back_where_the_network_alone_would_hav
         value = labels(0, START + day * DAY, rng.poisson(4.0, 100).tolist(), head=[made_by] * 100, frozen_mean=mean,
                        frozen_dispersion=np.full((100, 3), 1e3), baseline=mean, f=np.zeros((100, 3)),
                        components=np.zeros((100, 8)))  # fmt: skip
-        (head,) = heads(fold(stage, value, closes(0, START + (day + 1) * DAY)))
-        bent.append(abs(np.array(head.conformal) - identity_map()).max(axis=1))
+        outputs = fold(stage, value, closes(0, START + (day + 1) * DAY))
+        bent.append(abs(np.array(heads(outputs)[0].conformal) - identity_map()).max(axis=1))
     assert bent[0][0] == pytest.approx(0.18, abs=0.01), "half of it, as long as nothing has matured"
     assert bent[-1][0] < 0.02
     assert bent[-1][2] == bent[0][2], "no label of the longest horizon has come yet"
+    told = events(outputs)[0].evidence
+    assert float(told["share_1"]) < 0.1
+    assert told["share_28"] == 0.5
 
 
 def test_what_is_held_back_is_learnt_as_if_it_were_not() -> None:
