@@ -11,7 +11,7 @@ Nothing here mixes the rows of a batch, and on a fixed batch shape a row's resul
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -91,11 +91,6 @@ class Batch:
 
     def take(self, rows: Tensor) -> Batch:
         return Batch(**{name: values.index_select(0, rows) for name, values in vars(self).items()})
-
-    def split(self, rows: int) -> Iterator[Batch]:
-        """Batches of `rows` each, the last one shorter; views."""
-        for parts in zip(*(values.split(rows) for values in vars(self).values()), strict=True):
-            yield Batch(*parts)
 
 
 @dataclass(frozen=True)

@@ -54,11 +54,11 @@ def read(network: Network, features: Features, baseline: Doubles | None, batch_r
 
 
 def _batches(features: Features, device: torch.device, batch_rows: int) -> Iterator[Batch]:
-    """Full batches, the last one padded with the last row. They are slices of one copy that torch has laid out: how a
-    sum is vectorised must not hang on where numpy has put an array."""
-    n = len(features)
+    """Full batches, the last one padded with the last row. Each is a copy that torch has laid out: how a sum is
+    vectorised must not hang on where numpy has put an array."""
+    n, whole = len(features), Batch.of(features, device)
     rows = torch.arange(-(-n // batch_rows) * batch_rows, device=device).clamp(max=n - 1)
-    return Batch.of(features, device).take(rows).split(batch_rows)
+    return (whole.take(mine) for mine in rows.split(batch_rows))
 
 
 def _without(network: Network, batch: Batch, trunk: torch.Tensor, embedded: torch.Tensor) -> torch.Tensor:
