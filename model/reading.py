@@ -58,7 +58,8 @@ def _batches(features: Features, device: torch.device, batch_rows: int) -> Itera
     vectorised must not hang on where numpy has put an array."""
     n, whole = len(features), Batch.of(features, device)
     rows = torch.arange(-(-n // batch_rows) * batch_rows, device=device).clamp(max=n - 1)
-    return (whole.take(mine) for mine in rows.split(batch_rows))
+    for start in range(0, len(rows), batch_rows):
+        yield whole.take(rows[start : start + batch_rows])
 
 
 def _without(network: Network, batch: Batch, trunk: torch.Tensor, embedded: torch.Tensor) -> torch.Tensor:
