@@ -10,7 +10,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from itertools import islice
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -175,15 +174,17 @@ class _Rows(dict[str, int]):
     def __init__(self) -> None:
         super().__init__()
         self._names = pa.array([], pa.string())
+        self._new: list[str] = []  # that are not among the names yet
 
     def __missing__(self, product: str) -> int:
+        self._new.append(product)
         row = self[product] = len(self)
         return row
 
     def names(self) -> pa.Array:
-        """Of all rows; only what is new becomes Arrow now."""
-        new = [*islice(self, len(self._names), None)]
-        self._names = pa.concat_arrays([self._names, pa.array(new, pa.string())])
+        """Of all rows. Each becomes Arrow once: the strings lie all over the memory."""
+        self._names = pa.concat_arrays([self._names, pa.array(self._new, pa.string())])
+        self._new.clear()
         return self._names
 
 
