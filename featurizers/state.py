@@ -129,6 +129,10 @@ def firsts(values: Array) -> Array:
     return values[np.sort(order[new])]
 
 
+_NONE = np.empty(0, np.int64)
+_LOOKED_AT = 32  # times as many as are taken
+
+
 class Queue:
     """Numbers in order of arrival."""
 
@@ -148,23 +152,37 @@ class Queue:
 
     def take(self, count: int, weights: Array) -> Ints:
         """All of them, or so many where there are more: half are those that have waited longest, so that none waits for
-        ever, and half those of the greatest `weights` (by number)."""
-        values = np.concatenate([np.empty(0, np.int64), *self._parts])
-        taken = np.ones(len(values), np.bool_)
-        if len(values) > count:
-            longest = (count + 1) // 2
-            taken[longest:] = False
-            greatest = np.argsort(-weights[values[longest:]], kind="stable")[: count - longest]
-            taken[longest + greatest] = True
-        self.clear()
-        self.push(values[~taken])
-        return values[taken]
+        ever, and half those of the greatest `weights` (by number) among the newest. What is wanted all the time comes
+        back at once, and a queue of a million is not gone through for a few."""
+        if self._length <= count:
+            taken = np.concatenate([_NONE, *self._parts])
+            self.clear()
+            return taken
+        oldest = self._cut(count - count // 2, 0)
+        newest = self._cut(_LOOKED_AT * count, -1)
+        greatest = np.zeros(len(newest), np.bool_)
+        greatest[np.argsort(-weights[newest], kind="stable")[: count // 2]] = True
+        self.push(newest[~greatest])
+        return np.concatenate([oldest, newest[greatest]])
+
+    def _cut(self, count: int, end: int) -> Ints:
+        """Take `count` off the front (0) or the back (-1), or as many as there are."""
+        cut: list[Array] = []
+        while count and self._parts:
+            part = self._parts.pop(end)
+            rest, mine = (part[count:], part[:count]) if end == 0 else (part[:-count], part[-count:])
+            if len(rest):
+                self._parts.insert(0 if end == 0 else len(self._parts), rest)
+            cut.append(mine)
+            count -= len(mine)
+        self._length -= sum(map(len, cut))
+        return np.concatenate([_NONE, *(cut if end == 0 else reversed(cut))])
 
     def clear(self) -> None:
         self._parts, self._length = [], 0
 
     def freeze(self) -> Callable[[], bytes]:
-        parts = [np.empty(0, np.int64), *self._parts]
+        parts = [_NONE, *self._parts]
         return lambda: dump_arrays({"values": np.concatenate(parts)})
 
 
