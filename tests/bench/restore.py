@@ -11,6 +11,7 @@ from deploy.topics import create_topics, set_offsets
 from featurizers.window_config import WindowConfig
 from featurizers.windows import WindowStage
 from streams import kafka
+from streams.memory import keep_freed_memory
 from streams.observing import Silent
 from streams.runner import Runner, RunnerConfig
 from streams.snapshots import Upload
@@ -41,6 +42,7 @@ def restore_s(config: WindowConfig, blobs: Mapping[str, Blob], log: Sequence[Mes
         kafka.append(local.bootstrap, [Output(*_TASK, message.value) for message in log], _PATIENCE_S)
         set_offsets(local.bootstrap, "trendstream.windows", {_TASK: len(log)})
         spec = StageSpec("windows", ("trend.events",), lambda task: WindowStage(task, config))
+        keep_freed_memory()  # as every worker does
         began = time.monotonic()
         try:
             Runner(spec, RunnerConfig(local.bootstrap, 1), lambda: False, _Ends()).run()
