@@ -23,7 +23,7 @@ def test_a_hot_product_makes_its_events_dearer() -> None:
 def test_a_slow_product_takes_a_ring_of_its_own() -> None:
     held, world = measure_memory(10_000)
     assert held < 1.25 * 1536  # the tables of a small stage have some room to spare
-    cost = measure_snapshot(world, since=12)
+    cost = measure_snapshot(world, world.next(12))
     assert cost.pause_s < 2
     assert cost.megabytes * 1e6 < held * 10_000
 

@@ -219,8 +219,8 @@ class SnapshotCost:
     restore_s: float  # from the blobs until the fold goes on, the input since folded again
 
 
-def measure_snapshot(world: World, since: int = SINCE) -> SnapshotCost:
-    """A snapshot and its restore, with so many records of input since; the broker is not in it.
+def measure_snapshot(world: World, since: Sequence[Message]) -> SnapshotCost:
+    """A snapshot and its restore, with the input since; the broker is not in it.
 
     In CPU seconds, as they pass where nothing else has the core: there is one thread, which waits for nothing.
     """
@@ -234,11 +234,10 @@ def measure_snapshot(world: World, since: int = SINCE) -> SnapshotCost:
         took = time.process_time() - begin
         longest, total = max(longest, took), total + took
     del frozen, blob
-    log = world.next(since)
     begin = time.process_time()
     again = WindowStage(_TASK, WITHOUT_CLOSES)
     again.restore(blobs)
-    again.fold(log)
+    again.fold(since)
     restore = time.process_time() - begin
     return SnapshotCost(max(freeze, longest), total, sum(map(len, blobs.values())) / 1e6, restore)
 
@@ -251,8 +250,9 @@ def measure(folder: Path, products: int = 1_000_000, records: int = 400) -> tupl
     zipf = median(turns([World(10_000, "zipf")], records)[0])
     few, growth = compare(World(10_000, close_windows=False), World(products, close_windows=False), records)
     memory, world = measure_memory(products)
-    snapshot = measure_snapshot(world)
-    restored = restore_s(WITHOUT_CLOSES, world.stage.freeze(), world.next(SINCE), folder)
+    since = world.next(SINCE)
+    snapshot = measure_snapshot(world, since)
+    restored = restore_s(WITHOUT_CLOSES, world.stage.freeze(), since, folder)
     keys = {
         "windows": {
             "events_per_s": 1 / even,
