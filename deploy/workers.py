@@ -14,7 +14,7 @@ from deploy import pipeline
 from deploy.lifecycle import Stopper, run_beside
 from deploy.settings import Settings, cautions
 from streams import kafka
-from streams.memory import collect_rarely, keep_freed_memory, usual_limit_mib
+from streams.memory import set_up_worker, usual_limit_mib
 from streams.observing import Observer, Several, Silent
 from streams.runner import Runner, RunnerConfig
 from streams.stage import StageSpec, TaskKey
@@ -96,8 +96,7 @@ def run_worker(name: str, settings: Settings, bootstrap: str, stop: Stopper) -> 
         _LOG.warning(line)
     spec = _SPECS[name](settings)
     runner = Runner(spec, runner_config(settings, bootstrap), stop, observer(settings, name))
-    keep_freed_memory()
-    collect_rarely()
+    set_up_worker()
     if name != "signals":
         _run(runner.run, stop)
         return 0

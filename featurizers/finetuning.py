@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +25,6 @@ from featurizers.errors import EncoderError
 from featurizers.probing import Targets
 
 Method = Literal["full", "lora", "adalora", "adapter"]
-METHODS: tuple[Method, ...] = get_args(Method)
 # Items to vectors [items, dimensions] with gradients; with a generator, as they are trained on.
 Forward = Callable[[npt.NDArray[np.int64], np.random.Generator | None], Tensor]
 

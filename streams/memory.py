@@ -32,6 +32,12 @@ def usual_limit_mib(control_group: Path = Path("/sys/fs/cgroup/memory.max")) -> 
     return int(_SHARE * whole / _MIB)
 
 
+def set_up_worker() -> None:
+    """What a worker does once it has loaded all that it needs, and a bench that stands for one."""
+    keep_freed_memory()
+    collect_rarely()
+
+
 def keep_freed_memory() -> None:
     """Let glibc keep what arrays leave behind for the next ones. By itself it may give it back after each record, and
     the system then makes every page anew: a tenth of inference. Without glibc nothing changes."""

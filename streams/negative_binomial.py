@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from scipy import special  # scipy.stats takes every worker seconds to import: only where nothing else will do
+from scipy import special  # scipy.stats would take every worker seconds to import
 
 Floats = npt.NDArray[np.float64]
 _SUMMED = (15, 47, 127, 255)  # counts up to which probabilities are added up, for what is beyond the one before

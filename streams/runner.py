@@ -161,7 +161,7 @@ class Runner:
             polled = self._poll()
             self._mend()
             # Where no more comes at once, others wait for what is done: say it now.
-            due = self._release() or not polled or self._is_commit_due()
+            due = self._release() or not polled or self._until_commit() <= 0
             self._tick(due)
             if due:
                 self._commit(snapshots=True)
@@ -266,8 +266,8 @@ class Runner:
         stage that folds whole polls makes fewer and larger records of more."""
         if not self._spec.batched:
             return 0.0
-        due = self._last_commit + self._config.commit_interval_ms / 1000 - time.monotonic()
-        return min(max(due, 0.0), self._config.control_interval_ms / 1000)  # the clock is not kept waiting
+        left = max(self._until_commit(), 0.0)
+        return min(left, self._config.control_interval_ms / 1000)  # the clock is not kept waiting
 
     def _note(self, task: _Task | None, errors: list[Any]) -> None:
         """The end of a partition; raises what is neither that nor passing."""
@@ -361,11 +361,12 @@ class Runner:
         waits = task.position > (task.snapshot.offset if task.snapshot else 0)
         return self._chunks is not None and waits and time.monotonic() >= task.snapshot_due
 
-    def _is_commit_due(self) -> bool:
-        return time.monotonic() - self._last_commit >= self._config.commit_interval_ms / 1000
+    def _until_commit(self) -> float:
+        """Seconds until the next is due; zero or less where it is."""
+        return self._last_commit + self._config.commit_interval_ms / 1000 - time.monotonic()
 
     def _commit_if_due(self) -> None:
-        if self._is_commit_due():
+        if self._until_commit() <= 0:
             self._commit(snapshots=True)
 
     def _commit(self, snapshots: bool) -> None:

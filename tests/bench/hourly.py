@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from streams.codecs import encode_batch
-from streams.memory import collect_rarely, keep_freed_memory
+from streams.memory import set_up_worker
 from streams.observing import Silent
 from streams.runner import Runner, RunnerConfig
 from streams.stage import Message, Output, StageSpec, TaskKey, values
@@ -228,8 +228,7 @@ def main() -> None:
     )
     spec = StageSpec(output, (source,), partial(_Timed, output), batched=True)
     runner = Runner(spec, config, stop.is_set, _Watch(int(events)))
-    keep_freed_memory()  # as deploy/workers.py does
-    collect_rarely()
+    set_up_worker()
     runner.run()
 
 

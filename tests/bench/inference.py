@@ -20,7 +20,7 @@ from model.reading import read
 from model.registry import Bundle
 from model.scoring import InferenceConfig, InferenceStage
 from streams.codecs import Rows, decode, encode, encode_json
-from streams.memory import collect_rarely, keep_freed_memory
+from streams.memory import set_up_worker
 from streams.records import DAYS, Modality
 from streams.records.inside import WINDOWS
 from streams.records.outside import Head
@@ -44,8 +44,7 @@ def main() -> None:
     batch_rows = InferenceConfig().batch_rows
     ready = Batch.of(features.take(np.arange(batch_rows) % n), bundle.device)
     frozen, learnt = (stage(bundle, heads) for heads in ([], [learnt_head(bundle, 1_000)]))
-    keep_freed_memory()  # as deploy/workers.py does
-    collect_rarely()
+    set_up_worker()
     reading = partial(read, bundle.network, features, baseline, batch_rows)
     works: list[tuple[str, Callable[[], object], int]] = [
         ("bare loop on ready tensors", partial(forward, bundle.network, ready), batch_rows),

@@ -11,7 +11,7 @@ import msgspec
 from confluent_kafka import TopicPartition
 
 from streams import kafka
-from streams.memory import collect_rarely, keep_freed_memory
+from streams.memory import set_up_worker
 from tests.bench.hourly import Order
 from tests.bench.job import PARTITIONS, WAIT_MS, mark, report
 
@@ -22,8 +22,7 @@ def main() -> None:
     consumer.assign([TopicPartition(source, p, 0) for p in range(PARTITIONS)])
     decode = msgspec.json.Decoder(Order).decode
     first, seen, bad = None, 0, 0
-    keep_freed_memory()  # as deploy/workers.py does
-    collect_rarely()
+    set_up_worker()
     while seen < events:
         for record in consumer.consume(10_000, WAIT_MS / 1000):
             if record.error() is not None:  # the end of a partition

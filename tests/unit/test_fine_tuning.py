@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from deploy.fine_tuning import Encoder, fine_tune, split
 from deploy.samples import Sample, read_sample
 from featurizers.augmentation import Augmentation
 from featurizers.encoding import ImageConfig, TextConfig
-from featurizers.finetuning import METHODS, Method, TuningConfig
+from featurizers.finetuning import Method, TuningConfig
 from featurizers.image import ImageEncoder
 from featurizers.text import TextEncoder, packaged_model
 from streams.calendars import DAY
@@ -49,7 +50,7 @@ def reviews(n: int = 500, seed: int = 0) -> Sample:
     return Sample(texts, ["praise" if g else "blame" for g in good], products, rng.integers(1, 100, n) * DAY)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", get_args(Method))
 def test_each_method_tells_what_its_labels_say_and_lies_in_a_folder_that_loads(
     method: Method, tiny: str, tmp_path: Path
 ) -> None:
